@@ -1,0 +1,46 @@
+"""What is trained: a backbone with its pooling, template and length limits."""
+
+from typing import Literal
+
+from pydantic import Field
+
+from phasor.config.base import Config
+from phasor.data.templates import TemplateName
+
+
+class ScratchBackbone(Config):
+    """A small Qwen2-architecture model built from this block, with a tokenizer trained on the tasks' corpora."""
+
+    kind: Literal["scratch"] = "scratch"
+    vocab_size: int = Field(8192, ge=300)
+    hidden_size: int = Field(128, ge=8)
+    intermediate_size: int = Field(256, ge=8)
+    num_layers: int = Field(2, ge=1)
+    num_heads: int = Field(4, ge=1)
+
+
+class PretrainedBackbone(Config):
+    """Weights that exist already."""
+
+    kind: Literal["pretrained"] = "pretrained"
+    name: str = Field(description="Hub name, folder, or `package:NAME/PATH` for weights inside an installed package.")
+    revision: str | None = Field(None, description="Commit on the hub; pin it for repeatable runs.")
+
+
+class ModelConfig(Config):
+    """The model of one role."""
+
+    backbone: ScratchBackbone | PretrainedBackbone = Field(ScratchBackbone(), discriminator="kind")
+    template: TemplateName = "instruct"
+    pooling: Literal["last", "mean", "cls"] = Field("last", description="Embedder only. last: the hidden state at an explicit EOS.")
+    max_query_tokens: int = Field(512, ge=4, description="Longer queries are cut before EOS is appended.")
+    max_passage_tokens: int = Field(512, ge=4, description="Longer passages are cut before EOS is appended.")
+    max_pair_tokens: int = Field(1024, ge=16, description="Reranker: longest input; the document is cut.")
+    dtype: Literal["float32", "bfloat16"] = Field("float32", description="Storage type of the weights; GPU compute is bfloat16.")
+
+
+class ModelsConfig(Config):
+    """One model per role; the weights are separate, as in the paper."""
+
+    embed: ModelConfig = ModelConfig()
+    rerank: ModelConfig = ModelConfig()

@@ -1,0 +1,74 @@
+"""What to learn from: the tasks (the paper's task clusters) and their sources."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from phasor.config.base import Config
+
+
+class PythonPackageSource(Config):
+    """Text of installed Python packages, read without importing them where possible. No network."""
+
+    kind: Literal["python_package"] = "python_package"
+    view: Literal["documentation", "code", "operations", "constrained"] = Field(
+        description="documentation: pydoc topics, module and class docs. code: docstring to function source. "
+        "operations: description to API operation of a client library. constrained: queries whose answer depends "
+        "on the instruction."
+    )
+    packages: tuple[str, ...] = Field(min_length=1, description="Importable names; `stdlib` is the standard library.")
+    max_passages: int = Field(4000, ge=1, description="Passages kept, chosen by seeded hash of their name.")
+
+
+class FolderSource(Config):
+    """Files of a folder, cut into passages."""
+
+    kind: Literal["folder"] = "folder"
+    path: str = Field(description="Folder, relative to the recipe file.")
+    suffixes: tuple[str, ...] = Field((".txt", ".md", ".html", ".pdf"), description="File endings that are read.")
+
+
+class JsonlSource(Config):
+    """Passages and, optionally, queries in JSON lines."""
+
+    kind: Literal["jsonl"] = "jsonl"
+    corpus: str = Field(description="File with one object a line: id, text, optional title, source, language.")
+    examples: str | None = Field(None, description="File with query, positives (ids or texts), optional negatives.")
+
+
+class BeirSource(Config):
+    """A folder in BEIR layout: corpus.jsonl, queries.jsonl, qrels/*.tsv."""
+
+    kind: Literal["beir"] = "beir"
+    path: str = Field(description="Folder, relative to the recipe file.")
+
+
+class HuggingFaceSource(Config):
+    """A data set of the Hugging Face hub, or a local copy of one."""
+
+    kind: Literal["huggingface"] = "huggingface"
+    name: str = Field(description="Hub name or local folder.")
+    subset: str | None = Field(None, description="Configuration name of the data set.")
+    split: str = Field("train", description="Split to read.")
+    revision: str | None = Field(None, description="Commit of the data set; pin it for repeatable runs.")
+    query: str = Field("query", description="Column of the query.")
+    positive: str = Field("positive", description="Column of the positive text or list of texts.")
+    negative: str | None = Field(None, description="Column of negative text or list of texts.")
+    max_rows: int | None = Field(None, ge=1, description="Rows read, chosen by seeded shuffle.")
+
+
+Source = Annotated[
+    PythonPackageSource | FolderSource | JsonlSource | BeirSource | HuggingFaceSource, Field(discriminator="kind")
+]
+
+
+class TaskConfig(Config):
+    """One task: what is searched, how it is asked for, and how many queries each split gets."""
+
+    sources: tuple[Source, ...] = Field(min_length=1)
+    instruction: str = Field(min_length=1, description="Put before every query that brings no own instruction.")
+    num_train: int | None = Field(None, ge=1, description="Most training queries; all if not given.")
+    num_dev: int = Field(100, ge=1, description="Queries for choices during training.")
+    num_heldout: int = Field(64, ge=1, description="Queries for the merge search (D_t); never trained on.")
+    num_test: int = Field(200, ge=1, description="Queries of the test set.")
+    in_batch_negatives: bool = Field(True, description="False where other queries' positives may be relevant too.")

@@ -1,0 +1,141 @@
+"""The two tables that phases exchange: the corpus and the examples. Parquet, with a fixed schema.
+
+A task owns one corpus. Examples name passages by their id in that corpus; the texts are never repeated.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from phasor.errors import DataError
+
+SPLITS = ("train", "dev", "heldout", "test")
+"""train: for the loss; dev: for choices during training; heldout: D_t of the merge search; test: scored once."""
+
+CORPUS_SCHEMA = pa.schema(
+    [(name, pa.string()) for name in ("id", "text", "title", "source", "language")],
+    metadata={"phasor.table": "corpus", "phasor.version": "1"},
+)
+EXAMPLE_SCHEMA = pa.schema(
+    [
+        ("id", pa.string()),
+        ("query", pa.string()),
+        ("instruction", pa.string()),
+        ("positives", pa.list_(pa.string())),
+        ("negatives", pa.list_(pa.string())),
+        ("task", pa.string()),
+        ("provenance", pa.string()),
+        ("pair_id", pa.string()),
+    ],
+    metadata={"phasor.table": "examples", "phasor.version": "1"},
+)
+
+
+@dataclass(frozen=True)
+class Passage:
+    """One retrievable text.
+
+    Attributes:
+        id: unique within the task's corpus.
+        text: what is embedded and read; never empty.
+        title: a heading that is rendered before the text; may be empty.
+        source: where it came from, as a reader would look it up (path, URL, qualified name). Passages with the
+            same source always fall into the same split.
+        language: ISO 639-1 code of the text, or the name of a programming language.
+    """
+
+    id: str
+    text: str
+    title: str = ""
+    source: str = ""
+    language: str = "en"
+
+
+@dataclass(frozen=True)
+class Example:
+    """One query with its relevant passages.
+
+    Attributes:
+        id: unique within its file.
+        query: what is searched for, without instruction.
+        instruction: the task description rendered before the query.
+        positives: ids of relevant passages; at least one.
+        negatives: ids of hard negatives, hardest first; empty before mining.
+        task: name of the task that owns the corpus.
+        provenance: how the pair came to be, for example `docstring` or `synthetic:factual`.
+        pair_id: links the queries that differ only in instruction (FollowIR style); the one whose id ends in
+            `-og` carries the original instruction, the one in `-changed` the changed one. Empty otherwise.
+    """
+
+    id: str
+    query: str
+    instruction: str
+    positives: list[str]
+    negatives: list[str] = field(default_factory=list)
+    task: str = ""
+    provenance: str = ""
+    pair_id: str = ""
+
+
+def write_corpus(passages: Iterable[Passage], path: Path) -> int:
+    """Write the corpus table; returns the number of rows. Raises DataError on an empty text or a repeated id."""
+    rows = list(passages)
+    _check_unique([p.id for p in rows], path)
+    if empty := next((p.id for p in rows if not p.text.strip()), None):
+        raise DataError(f"{path}: passage {empty!r} has an empty text. Remove it from the source.")
+    return _write(rows, Passage, CORPUS_SCHEMA, path)
+
+
+def write_examples(examples: Iterable[Example], path: Path) -> int:
+    """Write an example table; returns the number of rows. Raises DataError on a repeated id or no positives."""
+    rows = list(examples)
+    _check_unique([e.id for e in rows], path)
+    if bare := next((e.id for e in rows if not e.positives or not e.query.strip()), None):
+        raise DataError(f"{path}: example {bare!r} has an empty query or no positives. Remove it from the source.")
+    return _write(rows, Example, EXAMPLE_SCHEMA, path)
+
+
+def read_corpus(path: Path) -> list[Passage]:
+    """Read a corpus table in its stored order. Raises DataError if the file is missing or not such a table."""
+    return [Passage(**row) for row in _read(path, CORPUS_SCHEMA)]
+
+
+def read_examples(path: Path) -> list[Example]:
+    """Read an example table in its stored order. Raises DataError if the file is missing or not such a table."""
+    return [Example(**row) for row in _read(path, EXAMPLE_SCHEMA)]
+
+
+def _check_unique(ids: Sequence[str], path: Path) -> None:
+    seen: set[str] = set()
+    for row_id in ids:
+        if row_id in seen:
+            raise DataError(f"{path}: id {row_id!r} occurs more than once. Give every row its own id.")
+        seen.add(row_id)
+
+
+def _write(rows: Sequence[Passage | Example], kind: type, schema: pa.Schema, path: Path) -> int:
+    names = [f.name for f in fields(kind)]
+    records = [asdict(row) for row in rows]
+    table = pa.table({name: [record[name] for record in records] for name in names}, schema=schema)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pq.write_table(table, path, compression="zstd")
+    return len(rows)
+
+
+def _read(path: Path, schema: pa.Schema) -> list[dict[str, object]]:
+    if not path.exists():
+        raise DataError(f"{path} does not exist. Run the phase that writes it, or check the --work directory.")
+    try:
+        table = pq.read_table(path)
+    except (pa.ArrowException, OSError) as error:
+        raise DataError(f"{path} is not a readable Parquet file ({error}). Delete it and run its phase again.") from None
+    expected = schema.metadata[b"phasor.table"]
+    if (table.schema.metadata or {}).get(b"phasor.table") != expected or table.schema.names != schema.names:
+        raise DataError(
+            f"{path} is not a {expected.decode()} table: columns {table.schema.names}, expected {schema.names}. "
+            "Run the phase that writes it again with this version."
+        )
+    return table.to_pylist()
