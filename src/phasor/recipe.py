@@ -12,9 +12,10 @@ from pydantic import BaseModel, Field, ValidationError, model_validator
 from phasor.config.base import Config, Role
 from phasor.config.data import CollectConfig, FilterConfig, MineConfig, SynthesizeConfig
 from phasor.config.evaluation import EvaluateConfig, PackageConfig
+from phasor.config.merging import MergeConfig
 from phasor.config.model import ModelsConfig
 from phasor.config.tasks import TaskConfig
-from phasor.config.training import EnhanceConfig, MergeConfig, TrainConfig, WarmupConfig
+from phasor.config.training import EnhanceConfig, TrainConfig, WarmupConfig
 from phasor.errors import RecipeError
 
 TASK_NAME = re.compile(r"[a-z][a-z0-9_]{0,39}")

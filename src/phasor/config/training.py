@@ -1,6 +1,6 @@
-"""Settings of the training engine and of the phases that use it: warmup, train, merge, enhance."""
+"""Settings of the training engine and of the phases that use it: warmup, train, enhance."""
 
-from typing import Annotated, Literal, Self
+from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -20,7 +20,12 @@ class BatchBucket(Config):
 
     max_tokens: int = Field(ge=1)
     batch_size: int = Field(ge=1, description="Queries per optimiser step over all ranks.")
-    mini_batch_size: int = Field(ge=1, description="Texts per forward pass (GradCache chunk); bounds memory.")
+    mini_batch_size: int = Field(ge=1, description="Texts of max_tokens per forward pass; more of them if they are shorter. Bounds memory.")
+
+    @property
+    def mini_batch_tokens(self) -> int:
+        """Tokens, padding included, that one forward pass may hold."""
+        return self.max_tokens * self.mini_batch_size
 
 
 class InfoNCEConfig(Config):
@@ -51,10 +56,11 @@ class TrainingConfig(Config):
     max_grad_norm: float = Field(1.0, gt=0)
     epochs: float = Field(1.0, gt=0, description="Passes over the chosen examples.")
     max_examples: int | None = Field(None, ge=1, description="Examples per task, chosen by seeded shuffle; all if not given.")
-    buckets: tuple[BatchBucket, ...] = Field((BatchBucket(max_tokens=8192, batch_size=32, mini_batch_size=32),), min_length=1)
+    buckets: tuple[BatchBucket, ...] = Field((BatchBucket(max_tokens=512, batch_size=32, mini_batch_size=32),), min_length=1)
     precision: Literal["auto", "float32", "bfloat16"] = Field("auto", description="auto: bfloat16 on GPU, float32 on CPU.")
     gradient_checkpointing: bool = False
     zero_stage: Literal[0, 1, 2, 3] = Field(1, description="DeepSpeed ZeRO stage when several processes train.")
+    num_dev_queries: int = Field(32, ge=0, description="Dev queries per task that nDCG@10 is measured on during training; 0: none.")
     eval_steps: int | None = Field(None, ge=1, description="Steps between dev evaluations; only at the end if not given.")
     checkpoint_steps: int | None = Field(None, ge=1, description="Steps between resumable checkpoints; none if not given.")
 
@@ -87,54 +93,6 @@ class PhaseTraining(Config):
     def of(self, role: Role) -> EmbedTraining | RerankTraining:
         """The settings of one role."""
         return self.embed if role == "embed" else self.rerank
-
-
-class SlerpMerge(Config):
-    """Folded SLERP of task vectors with searched t's and lambda. Paper section 3.3."""
-
-    method: Literal["slerp"] = "slerp"
-    angle: Literal["global", "per_tensor"] = Field("global", description="One angle for all weights, or one per weight matrix.")
-
-
-class AverageMerge(Config):
-    """Mean of the task vectors, scaled by lambda."""
-
-    method: Literal["average"] = "average"
-    search_lambda: bool = Field(True, description="False: lambda stays 1.")
-
-
-class ArithmeticMerge(Config):
-    """Sum of the task vectors with one searched coefficient each (arXiv 2212.04089)."""
-
-    method: Literal["task_arithmetic"] = "task_arithmetic"
-
-
-class TiesMerge(Config):
-    """Trim, elect sign, merge (arXiv 2306.01708), scaled by a searched lambda."""
-
-    method: Literal["ties"] = "ties"
-    density: float = Field(0.2, gt=0, le=1, description="Share of entries kept per task vector.")
-
-
-class DareMerge(Config):
-    """Drop and rescale (arXiv 2311.03099), then average, scaled by a searched lambda."""
-
-    method: Literal["dare"] = "dare"
-    density: float = Field(0.5, gt=0, le=1, description="Share of entries kept per task vector.")
-
-
-Merge = Annotated[SlerpMerge | AverageMerge | ArithmeticMerge | TiesMerge | DareMerge, Field(discriminator="method")]
-
-
-class MergeConfig(Config):
-    """Combine the specialists into one model by their task vectors against the warm-up model."""
-
-    merge: Merge = SlerpMerge()
-    search_steps: int = Field(100, ge=0, description="Adam steps on the coefficients. Paper A.2: about 100.")
-    learning_rate: float = Field(0.05, gt=0)
-    penalty: float = Field(0.01, ge=0, description="mu, the weight of lambda in the search objective. Not stated in the paper.")
-    examples_per_task: int = Field(250, ge=1, description="Held-out examples per task. Paper A.2: 1,000 in all.")
-    batch_size: int = Field(32, ge=1, description="Examples of each task per search step.")
 
 
 class WarmupConfig(PhaseTraining):
