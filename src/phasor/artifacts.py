@@ -129,19 +129,24 @@ def verify(folder: Path) -> Manifest:
 
 
 def write_json(value: Any, path: Path) -> None:
-    """Write JSON whole or not at all: aside, fsync, rename. Raises StorageError if the disk refuses."""
+    """Write JSON whole or not at all; see `write_text`."""
     text = value.model_dump_json(indent=2) if isinstance(value, BaseModel) else json.dumps(value, indent=2, ensure_ascii=False)
+    write_text(text + "\n", path)
+
+
+def write_text(text: str, path: Path) -> None:
+    """Write a text file whole or not at all: aside, fsync, rename. Raises StorageError if the disk refuses."""
     aside = path.with_name(f".{path.name}.partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with aside.open("w", encoding="utf-8") as stream:
-            stream.write(text + "\n")
+            stream.write(text)
             stream.flush()
             os.fsync(stream.fileno())
         aside.replace(path)
     except OSError as error:
         aside.unlink(missing_ok=True)
-        raise StorageError(f"{path} cannot be written: {error.strerror or error}. Free space or choose another --work folder.") from None
+        raise StorageError(f"{path} cannot be written: {error.strerror or error}. Free space or choose another folder.") from None
 
 
 def publish(aside: Path, target: Path) -> None:

@@ -43,8 +43,11 @@ def build_parser() -> argparse.ArgumentParser:
     init.add_argument("--recipe", default="quickstart", help="name of a recipe to start from (default: quickstart)")
     init.set_defaults(handler=_init)
     dvc = commands.add_parser("dvc", help="Write dvc.yaml anew after tasks or roles of the recipe changed.")
-    _add_run_options(dvc)
+    dvc.add_argument("--recipe", type=Path, default=Path("params.yaml"), help="recipe file (default: params.yaml)")
     dvc.set_defaults(handler=_dvc)
+    repro = commands.add_parser("repro", help="Bring every DVC stage up to date, independent ones side by side.")
+    repro.add_argument("--jobs", type=int, default=2, help="stages at once (default: 2)")
+    repro.set_defaults(handler=_repro)
     search = commands.add_parser("search", help="Search with the trained pair, next to BM25.")
     search.add_argument("query", help="what to look for")
     _add_run_options(search)
@@ -53,7 +56,7 @@ def build_parser() -> argparse.ArgumentParser:
     search.add_argument("-k", type=int, default=5, help="passages to show (default: 5)")
     search.set_defaults(handler=_search)
     results = commands.add_parser("results", help="Print the results table and where the report is.")
-    _add_run_options(results)
+    results.add_argument("--work", type=Path, default=Path("work"), help="folder of all inputs and outputs (default: work)")
     results.set_defaults(handler=_results)
     return parser
 
@@ -83,7 +86,14 @@ def _dvc(args: argparse.Namespace) -> None:
     from phasor.dvc_adapter import write_dvc_yaml
     from phasor.recipe import load_recipe
 
-    write_dvc_yaml(load_recipe(args.recipe, args.overrides), args.recipe, args.work)
+    write_dvc_yaml(load_recipe(args.recipe), args.recipe)
+
+
+def _repro(args: argparse.Namespace) -> None:
+    from phasor.dvc_adapter import PARAMS, reproduce
+    from phasor.recipe import load_recipe
+
+    reproduce(load_recipe(Path(PARAMS)), Path(), args.jobs)
 
 
 def _search(args: argparse.Namespace) -> None:

@@ -1,0 +1,38 @@
+# Two commands: `make demo` trains and evaluates on this machine's own Python documentation, `make test` runs the tests.
+PYTHON ?= python3.11
+BIN := .venv/bin
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+
+.PHONY: demo test check lock clean help
+
+help:  ## show the targets
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
+
+.venv/.installed: requirements.lock requirements-uv.lock pyproject.toml
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install -q --disable-pip-version-check --require-hashes -r requirements-uv.lock
+	$(BIN)/uv pip install -q --python $(BIN)/python --compile-bytecode --require-hashes -r requirements.lock
+	$(BIN)/uv pip install -q --python $(BIN)/python --no-deps --no-build-isolation -e .
+	@touch $@
+
+.legacy/.installed: .venv/.installed requirements-legacy.lock
+	$(BIN)/uv pip install -q --python $(BIN)/python --target .legacy --no-deps --require-hashes -r requirements-legacy.lock
+	@touch $@
+
+demo: .venv/.installed  ## the whole recipe on real text, both roles, about five minutes on two cores
+	$(BIN)/phasor repro
+	$(BIN)/phasor results
+
+test: .venv/.installed .legacy/.installed  ## every test that this machine can run
+	$(BIN)/python -m pytest
+
+check: .venv/.installed  ## style and types
+	$(BIN)/ruff check src tests benchmarks
+	$(BIN)/mypy
+
+lock: .venv/.installed  ## resolve the dependencies anew
+	$(BIN)/uv pip compile -q pyproject.toml --all-extras --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --upgrade -o requirements.lock
+	$(BIN)/uv pip compile -q requirements-legacy.in --no-deps --python-version 3.11 --generate-hashes --no-emit-index-url --no-header -o requirements-legacy.lock
+
+clean:  ## remove everything that a run made
+	rm -rf work report .dvc/cache .dvc/tmp

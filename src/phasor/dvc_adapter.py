@@ -1,0 +1,128 @@
+"""The phases as DVC stages: `dvc.yaml` is rendered from `PHASES`, one stage per job, and DVC runs it.
+
+Stages are written out one by one instead of with `matrix`, because a merge must name exactly the specialists of
+the recipe: DVC leaves the folder of a removed task on disk, and a dependency on the parent folder would see it.
+"""
+
+import subprocess
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from graphlib import TopologicalSorter
+from pathlib import Path
+from typing import Any
+
+import yaml
+from ruamel.yaml import YAML
+
+from phasor.artifacts import write_text
+from phasor.errors import PhasorError
+from phasor.phases import PHASES, Job, Phase
+from phasor.recipe import Recipe
+from phasor.runner import config_of
+
+WORK = Path("work")
+PARAMS = "params.yaml"
+_HEADER = "# Rendered from params.yaml by `phasor dvc`: change the recipe and render again.\n"
+
+
+def stages(recipe: Recipe) -> dict[str, dict[str, Any]]:
+    """Every stage of a recipe, in order: command, dependencies, parameters and outputs."""
+    return {job.name: _stage(phase, job) for phase, job in _jobs(recipe)}
+
+
+def render(recipe: Recipe) -> str:
+    """The text of `dvc.yaml`: the stages, and what `dvc metrics` and `dvc plots` show."""
+    plots = WORK / "report" / "plots"
+    tree = {
+        "stages": stages(recipe),
+        "metrics": [(WORK / role / "evaluation" / "metrics.json").as_posix() for role in recipe.roles],
+        "plots": [
+            {"loss": {"title": "Loss by phase", "x": "step", "y": {(plots / "loss.csv").as_posix(): "loss"}}},
+            {"merge": {"title": "Merge search", "x": "step", "y": {(plots / "merge.csv").as_posix(): "loss"}}},
+            {"scores": {"title": "nDCG@10", "template": "bar_horizontal", "x": "ndcg_at_10", "y": {(plots / "scores.csv").as_posix(): "model"}}},
+        ],
+    }
+    return _HEADER + yaml.safe_dump(tree, sort_keys=False, width=140)
+
+
+def write_dvc_yaml(recipe: Recipe, recipe_path: Path) -> Path:
+    """Write `dvc.yaml` beside the recipe, and add to the recipe the (empty) blocks that DVC must find in it.
+
+    Raises:
+        PhasorError: the recipe is not called params.yaml, the only name that DVC looks up by itself.
+    """
+    if recipe_path.name != PARAMS:
+        raise PhasorError(f"DVC reads its parameters from {PARAMS}; copy {recipe_path} there and run `phasor dvc` again.")
+    _complete(recipe, recipe_path)
+    target = recipe_path.with_name("dvc.yaml")
+    write_text(render(recipe), target)
+    return target
+
+
+def reproduce(recipe: Recipe, root: Path, workers: int) -> None:
+    """Bring every stage up to date, `workers` at a time, each by `dvc repro --single-item`.
+
+    DVC alone runs one stage after the other; here independent ones, such as the specialists, run side by side.
+
+    Raises:
+        PhasorError: a stage failed. Stages under way are finished first, and DVC keeps everything that is done.
+    """
+    known = stages(recipe)
+    producer = {out: name for name, stage in known.items() for out in stage["outs"]}
+    sorter = TopologicalSorter({name: {producer[dep] for dep in stage.get("deps", []) if dep in producer} for name, stage in known.items()})
+    sorter.prepare()
+    running: dict[Future[int], str] = {}
+    failed: list[str] = []
+    with ThreadPoolExecutor(workers) as pool:
+        while running or (sorter.is_active() and not failed):
+            if not failed:
+                running |= {pool.submit(_repro, name, root): name for name in sorter.get_ready()}
+            for future in wait(running, return_when=FIRST_COMPLETED).done:
+                name = running.pop(future)
+                if future.result():
+                    failed.append(name)
+                else:
+                    sorter.done(name)
+    if failed:
+        raise PhasorError(f"stage {', '.join(failed)} failed; its message stands above. Mend it and run the same command to go on.")
+
+
+def _repro(stage: str, root: Path) -> int:
+    return subprocess.run(["dvc", "repro", "--quiet", "--single-item", stage], cwd=root, check=False).returncode
+
+
+def _jobs(recipe: Recipe) -> list[tuple[Phase, Job]]:
+    return [(phase, Job(recipe, phase.name, role, task)) for phase in PHASES for role, task in phase.jobs(recipe)]
+
+
+def _stage(phase: Phase, job: Job) -> dict[str, Any]:
+    command = ["phasor", phase.name, *(["--role", job.role] if job.role else []), *(["--task", job.task] if job.task else [])]
+    inputs = phase.paths("inputs", job.recipe, WORK, job.role, job.task).flat()
+    deps = [path.as_posix() for name, path in inputs.items() if name != "reports"]
+    if "reports" in inputs:
+        # The folder grows while stages run; its files, one per job before this phase, are what is read.
+        deps += [_report(other) for earlier, other in _jobs(job.recipe) if earlier is not phase]
+    outs = [path.as_posix() for path in phase.paths("outputs", job.recipe, WORK, job.role, job.task).flat().values()]
+    params = [key.format(role=job.role, task=job.task) for key in phase.params]
+    return {"cmd": " ".join(command), **({"deps": deps} if deps else {}), "params": params, "outs": [*outs, _report(job)]}
+
+
+def _report(job: Job) -> str:
+    return (WORK / "reports" / f"{job.name}.json").as_posix()
+
+
+def _complete(recipe: Recipe, path: Path) -> None:
+    editor = YAML()  # keeps the user's comments and order
+    tree = editor.load(path.read_text(encoding="utf-8"))
+    added = False
+    for phase, job in _jobs(recipe):
+        for key, value in config_of(job, phase).items():
+            *parents, last = key.split(".")
+            node = tree
+            for parent in parents:
+                node = node.setdefault(parent, {})
+            if last not in node:
+                node[last] = {} if isinstance(value, dict) else value
+                added = True
+    if added:
+        with path.open("w", encoding="utf-8") as stream:
+            editor.dump(tree, stream)
