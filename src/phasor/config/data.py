@@ -1,10 +1,18 @@
 """Settings of the data phases: collect, synthesize, filter, mine."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from phasor.config.base import Config
+
+LANGUAGES: dict[str, str] = {
+    "ar": "Arabic", "bn": "Bengali", "de": "German", "en": "English", "es": "Spanish", "fa": "Persian", "fr": "French", "he": "Hebrew",
+    "hi": "Hindi", "id": "Indonesian", "it": "Italian", "ja": "Japanese", "ko": "Korean", "nl": "Dutch", "pl": "Polish",
+    "pt": "Portuguese", "ru": "Russian", "sw": "Swahili", "te": "Telugu", "th": "Thai", "tr": "Turkish", "uk": "Ukrainian",
+    "vi": "Vietnamese", "zh": "Chinese",
+}
+"""Languages that queries can be asked for in: ISO 639-1 code to the name put into the prompt."""
 
 
 class CollectConfig(Config):
@@ -14,6 +22,9 @@ class CollectConfig(Config):
     min_passage_chars: int = Field(20, ge=1, description="Shorter texts are dropped and counted.")
     near_duplicate_jaccard: float = Field(0.8, gt=0, le=1, description="Similarity of word 5-shingles from which two texts are near-duplicates.")
     on_bad_row: Literal["error", "skip"] = Field("error", description="skip: count and go on.")
+    test_share: float = Field(0.08, gt=0, lt=0.5, description="Share of the documents whose queries may be tested, in every task the same.")
+    dev_share: float = Field(0.04, gt=0, lt=0.25, description="As test_share, for dev.")
+    heldout_share: float = Field(0.03, gt=0, lt=0.25, description="As test_share, for heldout.")
 
 
 class LsaTeacher(Config):
@@ -32,13 +43,21 @@ class SentenceTransformerTeacher(Config):
     batch_size: int = Field(64, ge=1)
 
 
-class EndpointTeacher(Config):
+class EndpointConfig(Config):
+    """Where an OpenAI-compatible service is and how patient we are. Its key comes from OPENAI_API_KEY."""
+
+    base_url: str = Field(pattern=r"^https?://[^\s/]+", description="Usually ends in /v1.")
+    model: str = Field(min_length=1, description="Name under which the service knows the model.")
+    timeout_s: float = Field(120.0, gt=0, description="For one request.")
+    max_tries: int = Field(6, ge=1, description="Tries per request before the phase fails.")
+    backoff_s: float = Field(1.0, gt=0, description="First pause between tries; doubles each time, with jitter, up to 60 s.")
+
+
+class EndpointTeacher(EndpointConfig):
     """An OpenAI-compatible /v1/embeddings endpoint."""
 
     kind: Literal["endpoint"] = "endpoint"
-    base_url: str
-    model: str
-    query_prompt: str = ""
+    query_prompt: str = Field("", description="Put before every query.")
     batch_size: int = Field(64, ge=1)
 
 
@@ -51,19 +70,15 @@ class ExtractiveGenerator(Config):
     kind: Literal["extractive"] = "extractive"
 
 
-class OpenAIGenerator(Config):
+class OpenAIGenerator(EndpointConfig):
     """Any OpenAI-compatible /v1/chat/completions endpoint with JSON-schema responses (vLLM, SGLang, hosted)."""
 
     kind: Literal["openai"] = "openai"
-    base_url: str
-    model: str
     temperature: float = Field(0.7, ge=0, description="Paper A.3.")
     top_p: float = Field(0.8, gt=0, le=1, description="Paper A.3.")
-    top_k: int | None = Field(50, ge=1, description="Paper A.3; sent as an extension, omit where the server refuses it.")
-    max_tokens: int = Field(512, ge=1)
+    top_k: int | None = Field(50, ge=1, description="Paper A.3; an extension of the protocol, null where the server refuses it.")
+    max_tokens: int = Field(512, ge=1, description="Longest answer.")
     concurrency: int = Field(16, ge=1, description="Requests under way at once.")
-    timeout_s: float = Field(120.0, gt=0)
-    max_tries: int = Field(6, ge=1, description="Tries per request before the phase fails.")
 
 
 Generator = Annotated[ExtractiveGenerator | OpenAIGenerator, Field(discriminator="kind")]
@@ -74,10 +89,20 @@ class SynthesizeConfig(Config):
 
     generator: Generator = ExtractiveGenerator()
     teacher: Teacher = LsaTeacher()
-    personas: str | None = Field(None, description="JSONL or text file with one persona a line; the built-in list if not given.")
+    personas: str | None = Field(
+        None, description="Text file, one persona a line, or .jsonl with a field `persona`, relative to the recipe; none: our own list."
+    )
     personas_per_passage: int = Field(5, ge=1, description="Candidates offered to the generator. Paper A.3.")
     passages_per_task: int = Field(2000, ge=0, description="Passages that get a query; 0 leaves the phase empty.")
-    languages: tuple[str, ...] = Field(("en",), min_length=1, description="Query languages, in equal shares.")
+    languages: tuple[str, ...] = Field(("en",), min_length=1, description="ISO 639-1 codes of the query languages, in equal shares.")
+
+    @model_validator(mode="after")
+    def _languages_can_be_written(self) -> Self:
+        if isinstance(self.generator, ExtractiveGenerator) and self.languages != ("en",):
+            raise ValueError(f"the extractive generator cannot translate (languages={list(self.languages)}); use the openai generator")
+        if unknown := [code for code in self.languages if code not in LANGUAGES]:
+            raise ValueError(f"unknown language {unknown[0]!r}; known are {', '.join(sorted(LANGUAGES))}")
+        return self
 
 
 class FilterConfig(Config):
@@ -85,6 +110,8 @@ class FilterConfig(Config):
 
     teacher: Teacher = LsaTeacher()
     consistency_top_k: int = Field(20, ge=1, description="Keep a pair if the teacher finds its passage in the top k. Paper section 3.4.")
+    length_tolerance: float = Field(1.0, ge=0, description="1.0: a query may have half to twice the words asked for.")
+    max_copied_fraction: float = Field(0.9, gt=0, le=1, description="Most of its passage that a query may repeat, in order.")
     near_duplicate_jaccard: float = Field(0.8, gt=0, le=1, description="As in collect, over queries.")
 
 
@@ -94,7 +121,15 @@ class MineConfig(Config):
     teacher: Teacher = LsaTeacher()
     num_negatives: int = Field(15, ge=1, description="Most negatives kept per query.")
     relative_margin: float = Field(0.05, ge=0, lt=1, description="A negative scores below (1 - margin) times the positive.")
-    min_rank: int = Field(0, ge=0, description="Ranks above this one are skipped as likely false negatives.")
+    min_rank: int = Field(0, ge=0, description="So many best-ranked non-positives are skipped as likely false negatives.")
     max_rank: int = Field(100, ge=1, description="Last rank looked at.")
     sampling: Literal["top", "random"] = Field("top", description="Which candidates of the window are kept.")
     search_batch_size: int = Field(1024, ge=1, description="Queries searched at once; bounds memory.")
+
+    @model_validator(mode="after")
+    def _window_fits(self) -> Self:
+        if self.max_rank - self.min_rank < self.num_negatives:
+            raise ValueError(
+                f"ranks {self.min_rank + 1} to {self.max_rank} hold fewer passages than num_negatives={self.num_negatives}; raise max_rank"
+            )
+        return self
