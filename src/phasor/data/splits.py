@@ -1,0 +1,85 @@
+"""Which split an example falls into: by document, and the same for a document in every task."""
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+
+from phasor.config.data import CollectConfig
+from phasor.data.hashing import position
+from phasor.data.records import SPLITS, Example, Passage
+
+# Most protected first: documents of its examples are given up by the later ones.
+_PRECEDENCE = ("test", "heldout", "dev", "train")
+
+
+def split_of(source: str, seed: int, collect: CollectConfig) -> str:
+    """The split of a document, from its key and the seed alone, so that all tasks agree without asking each other."""
+    place = position(source, seed, "split")
+    for split, share in (("test", collect.test_share), ("heldout", collect.heldout_share), ("dev", collect.dev_share)):
+        if place < share:
+            return split
+        place -= share
+    return "train"
+
+
+def assign(
+    examples: Iterable[Example], sources: Mapping[str, str], sizes: Mapping[str, int | None], seed: int, collect: CollectConfig
+) -> tuple[dict[str, list[Example]], Counter[str]]:
+    """Split examples by the document of their first positive.
+
+    Args:
+        examples: every example of the task.
+        sources: passage id to document key.
+        sizes: most examples per split; None for all.
+        seed, collect: decide the split of a document.
+
+    Returns:
+        Examples per split, in their given order, and the number left out by reason. No document holds positives of
+        two splits: where queries of several splits share one, those of the less protected split lose that positive.
+    """
+    splits: dict[str, list[Example]] = {split: [] for split in SPLITS}
+    for example in examples:
+        splits[split_of(sources[example.positives[0]], seed, collect)].append(example)
+    dropped: Counter[str] = Counter()
+    owner: dict[str, str] = {}
+    for split in _PRECEDENCE:
+        kept = _without_foreign(splits[split], split, owner, sources)
+        dropped[f"{split}: documents belong to another split"] = len(splits[split]) - len(kept)
+        splits[split] = _sample(kept, sizes[split], seed)
+        dropped[f"{split}: more than asked for"] = len(kept) - len(splits[split])
+        owner |= {sources[positive]: split for example in splits[split] for positive in example.positives}
+    return splits, +dropped
+
+
+def trainable(passages: Iterable[Passage], heldout: Iterable[Example], seed: int, collect: CollectConfig) -> list[Passage]:
+    """Passages that a training query may be written for: of training documents, and no positive of a held-out query."""
+    passages = list(passages)
+    sources = {p.id: p.source for p in passages}
+    owned = {sources[positive] for example in heldout for positive in example.positives}
+    return [p for p in passages if p.source not in owned and split_of(p.source, seed, collect) == "train"]
+
+
+def _without_foreign(examples: Sequence[Example], split: str, owner: Mapping[str, str], sources: Mapping[str, str]) -> list[Example]:
+    kept = []
+    for example in examples:
+        positives = [positive for positive in example.positives if owner.get(sources[positive], split) == split]
+        if len(positives) == len(example.positives):
+            kept.append(example)
+        elif positives:
+            kept.append(replace(example, positives=positives))
+    return kept
+
+
+def _sample(examples: Sequence[Example], size: int | None, seed: int) -> list[Example]:
+    """At most `size` examples chosen by hash of their pair, so that the queries of a pair stay together."""
+    if size is None or len(examples) <= size:
+        return list(examples)
+    group = {example.id: example.pair_id or example.id for example in examples}
+    members = Counter(group.values())
+    chosen: set[str] = set()
+    total = 0
+    for name in sorted(members, key=lambda name: position(name, seed, "sample")):
+        if total + members[name] <= size:
+            chosen.add(name)
+            total += members[name]
+    return [example for example in examples if group[example.id] in chosen]

@@ -1,0 +1,82 @@
+"""Collect: the sources of one task become one corpus and four sets of examples, split by document."""
+
+import logging
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+from phasor.artifacts import Report
+from phasor.config.tasks import TaskConfig
+from phasor.data.near_duplicates import duplicates_of
+from phasor.data.records import SPLITS, Example, Passage, write_corpus, write_examples
+from phasor.data.sources import Collected, Context, read_source
+from phasor.data.splits import assign
+from phasor.errors import DataError
+from phasor.phases import Job, Paths
+from phasor.progress import track
+
+log = logging.getLogger(__name__)
+
+
+def run(job: Job, inputs: Paths, outputs: Paths) -> Report:
+    """Read the sources of the job's task, clean, split and write `corpus`, `train`, `dev`, `heldout` and `test`."""
+    assert job.task is not None
+    task, collect = job.recipe.tasks[job.task], job.recipe.collect
+    context = Context(job.task, task.instruction, job.recipe.seed, job.root, collect)
+    found = Collected()
+    for source in track(task.sources, f"collect {job.task}", unit="source"):
+        found.extend(read_source(source, context))
+    found = drop_duplicates(drop_short(found, collect.min_passage_chars))
+    sources = {passage.id: passage.source for passage in found.passages}
+    splits, left_out = assign(found.examples, sources, _sizes(task), job.recipe.seed, collect)
+    splits["train"], near = drop_near_test(splits["train"], splits["test"], found.passages, collect.near_duplicate_jaccard)
+    folder = outputs.one("data")
+    counts = {"passages": write_corpus(found.passages, folder / "corpus.parquet"), "documents": len(set(sources.values()))}
+    counts |= {split: write_examples(splits[split], folder / f"{split}.parquet") for split in SPLITS}
+    counts |= {f"dropped: {reason}": number for reason, number in sorted((found.dropped + left_out + near).items())}
+    return Report(counts=counts)
+
+
+def drop_short(found: Collected, min_chars: int) -> Collected:
+    """Without passages shorter than `min_chars` and without the examples that have no other positive."""
+    kept = [passage for passage in found.passages if len(passage.text.strip()) >= min_chars]
+    dropped = Counter({"passage too short": len(found.passages) - len(kept)})
+    ids = {passage.id: passage.id for passage in kept}
+    examples = _repoint(found.examples, ids)
+    dropped["query without a passage"] = len(found.examples) - len(examples)
+    return Collected(kept, examples, found.dropped + dropped)
+
+
+def drop_duplicates(found: Collected) -> Collected:
+    """Without passages and examples that repeat an earlier one; examples point at the one that is kept."""
+    first: dict[tuple[str, str], str] = {}
+    ids = {p.id: first.setdefault((p.title, " ".join(p.text.split())), p.id) for p in found.passages}
+    kept = [passage for passage in found.passages if ids[passage.id] == passage.id]
+    examples = {(e.query.casefold(), e.instruction, *sorted(e.positives)): e for e in reversed(_repoint(found.examples, ids))}
+    dropped = Counter({"passage repeats another": len(found.passages) - len(kept)})
+    dropped["query repeats another"] = len(found.examples) - len(examples)
+    return Collected(kept, list(reversed(examples.values())), found.dropped + dropped)
+
+
+def drop_near_test(
+    train: Sequence[Example], test: Sequence[Example], passages: Sequence[Passage], jaccard: float
+) -> tuple[list[Example], Counter[str]]:
+    """Training examples whose query and positives are not near-duplicates of a test query or its positives."""
+    queries = set(duplicates_of([e.query for e in train], [e.query for e in test], jaccard))
+    text = {passage.id: passage.text for passage in passages}
+    train_ids = sorted({positive for example in train for positive in example.positives})
+    test_ids = sorted({positive for example in test for positive in example.positives})
+    near = {train_ids[i] for i in duplicates_of([text[i] for i in train_ids], [text[i] for i in test_ids], jaccard)}
+    unlike = [e for i, e in enumerate(train) if i not in queries]
+    kept = [e for e in unlike if near.isdisjoint(e.positives)]
+    return kept, Counter({"train query near a test query": len(queries), "train passage near a test passage": len(unlike) - len(kept)})
+
+
+def _repoint(examples: Sequence[Example], ids: Mapping[str, str]) -> list[Example]:
+    """Examples with positives renamed by `ids`, without those that are not in it."""
+    moved = (replace(e, positives=list(dict.fromkeys(ids[p] for p in e.positives if p in ids))) for e in examples)
+    return [example for example in moved if example.positives]
+
+
+def _sizes(task: TaskConfig) -> dict[str, int | None]:
+    return {"train": task.num_train, "dev": task.num_dev, "heldout": task.num_heldout, "test": task.num_test}
