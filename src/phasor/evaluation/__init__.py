@@ -1,0 +1,1 @@
+"""Scores: BM25, mteb tasks from our tables, intervals, comparisons, the gate."""

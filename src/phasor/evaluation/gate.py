@@ -1,0 +1,59 @@
+"""The gate: may this run's final model replace that of the last accepted run?"""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from phasor.config.base import Role
+from phasor.config.evaluation import GateConfig
+from phasor.errors import ArtifactError, GateFailed
+from phasor.evaluation.scores import GateTask, GateVerdict, ModelScores, Scores
+
+
+def judge(config: GateConfig, root: Path, role: Role, final: ModelScores) -> GateVerdict:
+    """Compare the final model with the baseline report, task by task.
+
+    A task that the baseline does not know is new and cannot fall. Without a baseline the gate passes.
+
+    Raises:
+        ArtifactError: the baseline is missing or is not a report.
+    """
+    if config.baseline is None:
+        return GateVerdict(baseline=None, max_drop=config.max_drop, passed=True, tasks={})
+    before = _baseline(root / config.baseline, role)
+    tasks = {}
+    for task in final.tasks:
+        old, new = before.get(task), final.value(task)
+        if old is not None and new is not None:
+            tasks[task] = GateTask(baseline=old, current=new, passed=new >= old - config.max_drop)
+    return GateVerdict(baseline=config.baseline, max_drop=config.max_drop, passed=all(t.passed for t in tasks.values()), tasks=tasks)
+
+
+def enforce(verdict: GateVerdict, role: Role) -> None:
+    """Raise GateFailed with every task that fell too far."""
+    if verdict.passed:
+        return
+    fallen = ", ".join(
+        f"{task} {100 * t.baseline:.1f} to {100 * t.current:.1f}" for task, t in verdict.tasks.items() if not t.passed
+    )
+    raise GateFailed(
+        f"the {role} model lost more nDCG@10 than evaluate.gate.max_drop = {verdict.max_drop} allows against {verdict.baseline}: "
+        f"{fallen}. Mend the data or settings of these tasks, or accept the loss with evaluate.gate.enforce=false."
+    )
+
+
+def _baseline(path: Path, role: Role) -> Mapping[str, float | None]:
+    where, remedy = f"evaluate.gate.baseline: {path}", "Name the report.json of an accepted run, or null."
+    try:
+        tree = json.loads(path.read_bytes())
+        scores = Scores.model_validate(tree["roles"][role])
+    except FileNotFoundError:
+        raise ArtifactError(f"{where} does not exist. {remedy}") from None
+    except KeyError as error:
+        raise ArtifactError(f"{where} has no scores of the {role} role (missing key {error}). {remedy}") from None
+    except (OSError, ValueError, TypeError, ValidationError) as error:
+        raise ArtifactError(f"{where} is not a report.json of this version ({error}). {remedy}") from None
+    final = scores.model("enhanced")
+    return {task: final.value(task) for task in final.tasks} if final else {}

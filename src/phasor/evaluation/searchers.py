@@ -1,0 +1,121 @@
+"""What is scored, as mteb search models: the embedder, the reranker over a first stage, BM25, and the best order possible."""
+
+from abc import ABC, abstractmethod
+from typing import TYPE_CHECKING, Any
+
+import faiss
+from mteb.models import ModelMeta
+
+from phasor.data.templates import render_document
+from phasor.evaluation.bm25 import Bm25
+from phasor.evaluation.metrics import Qrels, Run
+from phasor.progress import progress
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+    from phasor.models.embedder import Embedder
+    from phasor.models.reranker import Reranker
+
+TopRanked = dict[str, list[str]]
+"""Query id to candidate passage ids, best first."""
+
+
+class Searcher(ABC):
+    """An mteb `SearchProtocol` over texts: mteb hands in a corpus, then queries, and gets a run.
+
+    Attributes:
+        name: printed beside the progress bar.
+    """
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.mteb_model_meta = ModelMeta.create_empty({"name": f"phasor/{name}"})
+        self._ids: list[str] = []
+        self._texts: list[str] = []
+
+    def index(self, corpus: "Dataset", **_: Any) -> None:
+        """Take the corpus. Called by mteb."""
+        columns = corpus[:]
+        self._ids = columns["id"]
+        self._texts = [render_document(title, text) for title, text in zip(columns["title"], columns["text"], strict=True)]
+
+    def search(self, queries: "Dataset", *, top_k: int, top_ranked: TopRanked | None = None, **_: Any) -> Run:
+        """Search the corpus, or each query's candidates. Called by mteb."""
+        columns = queries[:]
+        return self.rank(columns["id"], columns["text"], columns["instruction"], top_k, top_ranked)
+
+    @abstractmethod
+    def rank(self, ids: list[str], queries: list[str], instructions: list[str], top_k: int, top_ranked: TopRanked | None) -> Run:
+        """Scores of at most `top_k` passages per query."""
+
+
+class EmbedderSearcher(Searcher):
+    """Exact search by cosine over the whole corpus."""
+
+    def __init__(self, name: str, embedder: "Embedder", batch_size: int) -> None:
+        super().__init__(name)
+        self._embedder, self._batch_size = embedder, batch_size
+
+    def rank(self, ids: list[str], queries: list[str], instructions: list[str], top_k: int, top_ranked: TopRanked | None) -> Run:
+        """Scores of the nearest passages."""
+        assert top_ranked is None, "the embedder is the first stage"
+        documents_PD = self._embedder.encode_documents(self._texts, self._batch_size, f"{self.name} passages")
+        queries_QD = self._embedder.encode_queries(queries, instructions, self._batch_size)
+        scores_QK, rows_QK = faiss.knn(queries_QD, documents_PD, min(top_k, len(documents_PD)), faiss.METRIC_INNER_PRODUCT)
+        return {
+            query: {self._ids[row]: float(score) for row, score in zip(rows, scores, strict=True)}
+            for query, rows, scores in zip(ids, rows_QK, scores_QK, strict=True)
+        }
+
+
+class RerankerSearcher(Searcher):
+    """Reorders the head of a first-stage list; the rest follows in its old order.
+
+    Args:
+        depth: passages of each list that are reordered.
+    """
+
+    def __init__(self, name: str, reranker: "Reranker", batch_size: int, depth: int) -> None:
+        super().__init__(name)
+        self._reranker, self._batch_size, self._depth = reranker, batch_size, depth
+
+    def rank(self, ids: list[str], queries: list[str], instructions: list[str], top_k: int, top_ranked: TopRanked | None) -> Run:
+        """Probability of yes for the head; -1, -2, … for the rest."""
+        assert top_ranked is not None, "a reranker needs a first stage"
+        texts = dict(zip(self._ids, self._texts, strict=True))
+        run: Run = {}
+        with progress(len(ids), f"{self.name} queries", "query") as bar:
+            for query_id, query, instruction in zip(ids, queries, instructions, strict=True):
+                head, rest = top_ranked[query_id][: self._depth], top_ranked[query_id][self._depth : top_k]
+                scores = self._reranker.score(instruction, query, [texts[p] for p in head], self._batch_size)
+                run[query_id] = dict(zip(head, map(float, scores), strict=True)) | {p: -1.0 - i for i, p in enumerate(rest)}
+                bar.update()
+        return run
+
+
+class Bm25Searcher(Searcher):
+    """BM25 with the setting tuned on the task's dev queries."""
+
+    def __init__(self, bm25: Bm25) -> None:
+        super().__init__("bm25")
+        self._bm25 = bm25
+
+    def rank(self, ids: list[str], queries: list[str], instructions: list[str], top_k: int, top_ranked: TopRanked | None) -> Run:
+        """BM25 scores of the passages that share a term with the query."""
+        return dict(zip(ids, self._bm25.search(queries, instructions, top_k), strict=True))
+
+
+class OracleSearcher(Searcher):
+    """The best order of a first-stage list: what no reranker can beat."""
+
+    def __init__(self, qrels: Qrels) -> None:
+        super().__init__("oracle")
+        self._qrels = qrels
+
+    def rank(self, ids: list[str], queries: list[str], instructions: list[str], top_k: int, top_ranked: TopRanked | None) -> Run:
+        """1 for relevant passages, 0 for others."""
+        assert top_ranked is not None, "the oracle orders a first stage's passages"
+        return {query: {p: float(self._qrels[query].get(p, 0)) for p in top_ranked[query][:top_k]} for query in ids}
+
+
