@@ -1,0 +1,1 @@
+"""Task vectors and the ways to merge them: tensors in, coefficients and weights out."""
