@@ -65,11 +65,16 @@ def terms(text: str) -> list[str]:
         elif not word.isascii() and not _BOUNDARY.search(word) and not word.upper().isupper():
             found.extend(word[i : i + 2] for i in range(max(1, len(word) - 1)))
         else:
-            parts = [part.lower() for part in _BOUNDARY.split(word) if part]
+            parts = [part.lower() for part in split_identifier(word)]
             found.extend(map(_stem, parts))
             if len(parts) > 1:
                 found.append("".join(parts))
     return found
+
+
+def split_identifier(name: str) -> list[str]:
+    """Parts of an identifier at underscores, case changes and digits: `readHTTPHeader2` gives read, HTTP, Header, 2."""
+    return [part for part in _BOUNDARY.split(name) if part]
 
 
 class LsaModel:
