@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from phasor.config.data import EndpointTeacher, LsaTeacher, SentenceTransformerTeacher, Teacher
-from phasor.errors import DataError, EndpointError, ModelError
+from phasor.errors import DataError, ModelError
 from phasor.synthesis.endpoint import Endpoint
 
 Vectors = NDArray[np.float32]
@@ -163,17 +163,14 @@ class EndpointModel:
         return self.encode_documents([self._config.query_prompt + text for text in texts])
 
     def _embed(self, texts: Sequence[str]) -> Vectors:
-        answer = self._endpoint.post("embeddings", {"model": self._config.model, "input": list(texts)})
-        try:
+        def read(answer: Any) -> Vectors:
             rows = sorted(answer["data"], key=lambda row: row["index"])
             vectors = np.array([row["embedding"] for row in rows], dtype=np.float32)
-        except (KeyError, TypeError, ValueError) as error:
-            raise EndpointError(f"{self._endpoint.url}/embeddings: the answer is not a list of embeddings ({error!r}). "
-                                "Name a service with the OpenAI protocol.") from None
-        if vectors.ndim != 2 or len(vectors) != len(texts):
-            raise EndpointError(f"{self._endpoint.url}/embeddings: {len(texts)} texts gave vectors of shape {vectors.shape}. "
-                                "Use a smaller batch_size.")
-        return vectors
+            if vectors.ndim != 2 or len(vectors) != len(texts):
+                raise ValueError(f"{len(texts)} texts gave vectors of shape {vectors.shape}")
+            return vectors
+
+        return self._endpoint.post("embeddings", {"model": self._config.model, "input": list(texts)}, read)
 
 
 def _normalize(vectors: NDArray[Any]) -> Vectors:

@@ -6,14 +6,24 @@ import random
 import threading
 import time
 from collections import Counter
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import httpx
-from tenacity import RetryCallState, Retrying, retry_if_exception_type, stop_after_attempt
+from tenacity import (
+    RetryCallState,
+    Retrying,
+    retry_if_exception_type,
+    sleep_using_event,
+    stop_after_attempt,
+    stop_when_event_set,
+)
 
 from phasor.config.data import EndpointConfig
 from phasor.errors import EndpointError
 from phasor.settings import settings
+
+T = TypeVar("T")
 
 log = logging.getLogger(__name__)
 
@@ -43,53 +53,69 @@ class Endpoint:
         self.counts: Counter[str] = Counter()
         self._config = config
         self._lock = threading.Lock()
+        self._given_up = threading.Event()
         key = settings().openai_api_key
         headers = {"Authorization": f"Bearer {key}"} if key else {}
         self._client = httpx.Client(timeout=config.timeout_s, headers=headers, limits=httpx.Limits(max_connections=None))
 
-    def post(self, path: str, payload: dict[str, Any]) -> Any:
-        """Send JSON, return JSON. Thread-safe.
+    def post(self, path: str, payload: dict[str, Any], read: Callable[[Any], T]) -> T:
+        """Send JSON and read the JSON that comes back. Thread-safe.
+
+        Args:
+            path: below the base URL.
+            payload: what is sent.
+            read: takes the answer apart; its ValueError, TypeError, KeyError or IndexError means that the answer is unusable.
 
         Raises:
             EndpointError: the service refused the request, or gave no usable answer within the allowed tries.
         """
         tries = Retrying(
-            stop=stop_after_attempt(self._config.max_tries), wait=self._pause, retry=retry_if_exception_type(_TransientError),
-            before_sleep=self._note_retry, reraise=True,
+            stop=stop_after_attempt(self._config.max_tries) | stop_when_event_set(self._given_up),
+            wait=self._pause,
+            retry=retry_if_exception_type(_TransientError),
+            before_sleep=self._note_retry,
+            sleep=sleep_using_event(self._given_up),
+            reraise=True,
         )
         try:
-            return tries(self._post_once, f"{self.url}/{path}", payload)
+            answer: T = tries(self._post_once, f"{self.url}/{path}", payload, read)
+            return answer
         except _TransientError as error:
             raise EndpointError(
                 f"{self.url}/{path}: no usable answer in {self._config.max_tries} tries (last: {error}). "
                 "Check that the service is up and base_url is right, or raise max_tries. Finished work is kept: run the phase again."
             ) from None
 
-    def close(self) -> None:
-        """Close idle connections."""
-        self._client.close()
+    def give_up(self) -> None:
+        """Let requests that wait for another try fail now, from any thread."""
+        self._given_up.set()
 
-    def _post_once(self, url: str, payload: dict[str, Any]) -> Any:
-        self._count("requests")
+    def count(self, what: str, number: int = 1) -> None:
+        """Add to `counts`."""
+        with self._lock:
+            self.counts[what] += number
+
+    def _post_once(self, url: str, payload: dict[str, Any], read: Callable[[Any], T]) -> T:
+        self.count("requests")
         try:
             response = self._client.post(url, json=payload)
         except httpx.TimeoutException as error:
-            self._count("timeouts")
+            self.count("timeouts")
             raise _TransientError(f"timeout ({type(error).__name__})") from None
         except httpx.TransportError as error:
-            self._count("connection_errors")
+            self.count("connection_errors")
             raise _TransientError(f"{type(error).__name__}: {error}") from None
         if response.status_code in _RETRIED_STATUS:
-            self._count(f"status_{response.status_code}")
+            self.count(f"status_{response.status_code}")
             raise _TransientError(f"status {response.status_code}", _retry_after(response))
         if response.is_error or response.is_redirect:
             message = response.text[:300].strip() or "no message"
             raise EndpointError(f"{url}: status {response.status_code}: {message}. {_advice(response.status_code)}")
         try:
-            return response.json()
-        except ValueError:
-            self._count("unreadable_answers")
-            raise _TransientError("the answer is not JSON") from None
+            return read(response.json())
+        except (ValueError, TypeError, KeyError, IndexError) as error:
+            self.count("unreadable_answers")
+            raise _TransientError(f"the answer does not follow the protocol ({type(error).__name__})") from None
 
     def _pause(self, state: RetryCallState) -> float:
         """Seconds before the next try: what the server asked for, else exponential with full jitter above a half."""
@@ -100,13 +126,9 @@ class Endpoint:
         return random.uniform(longest / 2, longest)
 
     def _note_retry(self, state: RetryCallState) -> None:
-        self._count("retries")
+        self.count("retries")
         error = state.outcome.exception() if state.outcome else None
         log.info("endpoint.retry url=%s attempt=%d reason=%s", self.url, state.attempt_number, error)
-
-    def _count(self, what: str) -> None:
-        with self._lock:
-            self.counts[what] += 1
 
 
 def _retry_after(response: httpx.Response) -> float | None:

@@ -29,7 +29,8 @@ _IMPERATIVE = re.compile(
     r"[A-Z][a-z]+ " + _DETERMINER + r"\b"
 )
 _FINITE = re.compile(
-    rf"\b(?:{_AUXILIARY}|does|do|cannot|can't|don't|we|you|it)\b|^this \w+s |\w{{3,}}[^s]s (?:a|an|the|this|that|how|whether)\b", re.IGNORECASE
+    rf"\b(?:{_AUXILIARY}|does|do|cannot|can't|don't|we|you|it)\b|^this \w+s |\w{{3,}}[^s]s (?:a|an|the|this|that|how|whether)\b",
+    re.IGNORECASE,
 )
 
 _CLOSINGS = ("Where is this described, and what must I watch out for?", "How does this work, and what should I read first?")

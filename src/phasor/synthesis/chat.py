@@ -1,0 +1,160 @@
+"""Queries from a language model behind an OpenAI-compatible URL: the paper's two steps, resumable and counted."""
+
+import logging
+from collections import Counter
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Generic
+
+from phasor.config.data import OpenAIGenerator
+from phasor.progress import progress
+from phasor.synthesis.answers import AnswerStore, StoredAnswer
+from phasor.synthesis.endpoint import Endpoint
+from phasor.synthesis.prompts import (
+    Answer,
+    Configuration,
+    Message,
+    Query,
+    configure_messages,
+    parse,
+    query_messages,
+    repair_messages,
+    response_format,
+)
+from phasor.synthesis.requirements import Requirement, settle
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Outcome(Generic[Answer]):
+    """A usable answer, or why there is none."""
+
+    answer: Answer | None
+    error: str = ""
+
+
+@dataclass(frozen=True)
+class Written:
+    """What came of one passage.
+
+    Attributes:
+        error: `invalid_json`, `invalid_fields`, `truncated` or `no_answer`; empty if there is a query.
+    """
+
+    persona: str
+    requirement: Requirement
+    query: str
+    error: str
+
+
+class ChatWriter:
+    """Asks one model.
+
+    Attributes:
+        counts: requests, retries and failures of the endpoint; answers reused, repaired and invalid; tokens.
+    """
+
+    def __init__(self, config: OpenAIGenerator, store: AnswerStore, seed: int) -> None:
+        self._config = config
+        self._store = store
+        self._endpoint = Endpoint(config)
+        self.counts = self._endpoint.counts
+        self._parameters = {"temperature": config.temperature, "top_p": config.top_p, "max_tokens": config.max_tokens, "seed": seed}
+        if config.top_k is not None:
+            self._parameters["top_k"] = config.top_k
+
+    def ask_all(self, kind: type[Answer], conversations: Sequence[list[Message]], what: str) -> list[Outcome[Answer]]:
+        """Answers to many conversations, in order. Whatever is finished is kept, also when this fails.
+
+        Raises:
+            EndpointError: a request was refused or had no answer within its tries; the others are given up.
+        """
+        pool = ThreadPoolExecutor(self._config.concurrency, thread_name_prefix="chat")
+        outcomes: list[Outcome[Answer]] = []
+        try:
+            with progress(len(conversations), what, "query") as bar:
+                for outcome in pool.map(lambda messages: self._ask(kind, messages), conversations):
+                    outcomes.append(outcome)
+                    bar.update()
+        finally:
+            if len(outcomes) < len(conversations):
+                self._endpoint.give_up()
+            pool.shutdown(cancel_futures=True)
+        return outcomes
+
+    def _ask(self, kind: type[Answer], messages: list[Message]) -> Outcome[Answer]:
+        """One conversation, with one attempt at repair."""
+        answer = self._complete(kind, messages)
+        outcome = _read(kind, answer)
+        if outcome.answer is None:
+            self._endpoint.count("repairs")
+            problem = outcome.error.replace("_", " ")
+            outcome = _read(kind, self._complete(kind, repair_messages(messages, answer.content, problem)))
+            if outcome.answer is None:
+                self._endpoint.count(f"unusable_{outcome.error}")
+        return outcome
+
+    def _complete(self, kind: type[Answer], messages: list[Message]) -> StoredAnswer:
+        request = {"model": self._config.model, "messages": messages, "response_format": response_format(kind)} | self._parameters
+        answer = self._store.get(request)
+        if answer is None:
+            answer = self._endpoint.post("chat/completions", request, _message)
+            self._store.put(request, answer)
+        else:
+            self._endpoint.count("answers_reused")
+        self._endpoint.count("tokens", answer.tokens)
+        return answer
+
+
+def write_queries(
+    config: OpenAIGenerator, passages: Sequence[str], personas: Sequence[Sequence[str]], languages: Sequence[str], seed: int, scratch: Path
+) -> tuple[list[Written], Counter[str]]:
+    """One query per passage.
+
+    Args:
+        config: the endpoint, model and decoding.
+        passages: rendered texts.
+        personas: candidates per passage.
+        languages: of the queries, in equal shares.
+        seed: of quotas and, where the server honours it, of decoding.
+        scratch: folder for finished answers.
+
+    Returns:
+        What came of every passage, and what it took.
+    """
+    writer = ChatWriter(config, AnswerStore(scratch / "answers"), seed)
+    first = [configure_messages(candidates, passage) for candidates, passage in zip(personas, passages, strict=True)]
+    chosen = [outcome.answer for outcome in writer.ask_all(Configuration, first, "synthesize: who asks what")]
+    requirements = settle([(c.type, c.difficulty) if c else None for c in chosen], languages, seed)
+    characters = [_character(c, candidates) for c, candidates in zip(chosen, personas, strict=True)]
+    second = [query_messages(*row) for row in zip(characters, requirements, passages, strict=True)]
+    outcomes = writer.ask_all(Query, second, "synthesize: queries")
+    writer.counts["configurations_unusable"] = sum(c is None for c in chosen)
+    agreeing = (c is not None and (c.type, c.difficulty) == (r.type, r.difficulty) for c, r in zip(chosen, requirements, strict=True))
+    writer.counts["configurations_followed"] = sum(agreeing)
+    rows = zip(characters, requirements, outcomes, strict=True)
+    return [Written(persona, r, o.answer.query if o.answer else "", o.error) for persona, r, o in rows], writer.counts
+
+
+def _character(chosen: Configuration | None, candidates: Sequence[str]) -> str:
+    """The persona that was chosen; the nearest one if the number means none."""
+    return candidates[chosen.character - 1] if chosen and chosen.character <= len(candidates) else candidates[0]
+
+
+def _message(tree: Any) -> StoredAnswer:
+    """The message in a completion. Raises KeyError, IndexError or TypeError if there is none."""
+    choice = tree["choices"][0]
+    usage = tree.get("usage") or {}
+    return StoredAnswer(str(choice["message"]["content"] or ""), str(choice.get("finish_reason")), int(usage.get("total_tokens") or 0))
+
+
+def _read(kind: type[Answer], answer: StoredAnswer) -> Outcome[Answer]:
+    if not answer.content.strip():
+        return Outcome(None, "no_answer")
+    try:
+        return Outcome(parse(kind, answer.content))
+    except ValueError as error:
+        return Outcome(None, "truncated" if answer.finish == "length" else str(error))
