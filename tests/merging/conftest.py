@@ -1,14 +1,16 @@
 """Pico models and adapters, built from config: no network, milliseconds."""
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 from transformers import PreTrainedModel, Qwen2Config, Qwen2ForCausalLM
 
+from phasor.merging.search import HeldOut
 from phasor.merging.task_vector import Dense, LowRank, TaskVector, TaskVectors, read_adapter
 
 Adapt = Callable[..., Path]
@@ -69,6 +71,21 @@ def make_vector() -> Callable[..., TaskVector]:
         if dense:
             return TaskVector(task, {name: Dense(normal(*shape)) for name, shape in shapes.items()})
         return TaskVector(task, {name: LowRank(normal(o, 2), normal(2, i)) for name, (o, i) in shapes.items()})
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def judge() -> Callable[..., HeldOut[Any]]:
+    """Held-out batches under a loss that is differentiated in one go."""
+
+    def make(batches: Mapping[str, Sequence[Any]], loss: Callable[[Any], torch.Tensor]) -> HeldOut[Any]:
+        def backward(batch: Any, factor: float) -> float:
+            value = loss(batch)
+            (factor * value).backward()
+            return value.item()
+
+        return HeldOut(batches, loss, backward)
 
     return make
 

@@ -1,3 +1,6 @@
+from collections.abc import Callable
+from typing import Any
+
 import pytest
 import torch
 from transformers import PreTrainedModel
@@ -8,9 +11,11 @@ from phasor.merging.mixer import mixed
 from phasor.merging.search import HeldOut, Schedule
 from phasor.merging.task_vector import TaskVectors
 
+Judge = Callable[..., HeldOut[Any]]
+
 
 @pytest.fixture
-def held_out(model: PreTrainedModel, vectors: TaskVectors) -> HeldOut[torch.Tensor]:
+def held_out(model: PreTrainedModel, vectors: TaskVectors, judge: Judge) -> HeldOut[torch.Tensor]:
     """The distance to 2.6 times the mean of the vectors, on two tasks."""
     batches = {task: [torch.randint(0, 40, (3, 6), generator=torch.Generator().manual_seed(k))] for k, task in enumerate(("basic", "code"))}
     plain = {name: weight.detach().clone() for name, weight in model.named_parameters()}
@@ -19,7 +24,7 @@ def held_out(model: PreTrainedModel, vectors: TaskVectors) -> HeldOut[torch.Tens
         targets = {id(batch[0]): model(batch[0]).logits for batch in batches.values()}
         for name, weight in model.named_parameters():
             weight.copy_(plain[name])
-    return HeldOut(batches, lambda ids: (model(ids).logits - targets[id(ids)]).square().mean())
+    return judge(batches, lambda ids: (model(ids).logits - targets[id(ids)]).square().mean())
 
 
 def test_lambda_is_found_without_gradients(model: PreTrainedModel, vectors: TaskVectors, held_out: HeldOut[torch.Tensor]) -> None:

@@ -1,5 +1,6 @@
 import math
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -17,10 +18,11 @@ from phasor.merging.task_vector import TaskVectors
 
 WANTED = torch.tensor([1.1, 0.3, 0.6], dtype=torch.float64)
 Ids = Tensor
+Judge = Callable[..., HeldOut[Any]]
 
 
 @pytest.fixture
-def held_out(model: PreTrainedModel, vectors: TaskVectors) -> HeldOut[Ids]:
+def held_out(model: PreTrainedModel, vectors: TaskVectors, judge: Judge) -> HeldOut[Ids]:
     """Squared distance to the logits of a model merged with known coefficients: a search must find these."""
     generator = torch.Generator().manual_seed(3)
     batches = {task: [torch.randint(0, 40, (4, 9), generator=generator) for _ in range(2)] for task in ("basic", "code")}
@@ -30,7 +32,7 @@ def held_out(model: PreTrainedModel, vectors: TaskVectors) -> HeldOut[Ids]:
         targets = {id(ids): model(ids).logits for ids in batches["basic"] + batches["code"]}
         for name, weight in model.named_parameters():
             weight.copy_(plain[name])
-    return HeldOut(batches, lambda ids: (model(ids).logits - targets[id(ids)]).square().mean())
+    return judge(batches, lambda ids: (model(ids).logits - targets[id(ids)]).square().mean())
 
 
 @pytest.mark.parametrize("make", [lambda v: Slerp(v, "global"), TaskArithmetic])
@@ -99,8 +101,8 @@ def test_the_best_point_wins_not_the_last(model: PreTrainedModel, vectors: TaskV
     assert found.best is not found.points[-1]
 
 
-def test_every_task_weighs_the_same_however_many_batches_it_has() -> None:
-    held_out = HeldOut({"few": [torch.tensor(3.0)], "many": [torch.tensor(1.0)] * 9}, lambda batch: batch)
+def test_every_task_weighs_the_same_however_many_batches_it_has(judge: Judge) -> None:
+    held_out = judge({"few": [torch.tensor(3.0)], "many": [torch.tensor(1.0)] * 9}, lambda batch: batch)
     assert held_out.measure() == {"few": 3.0, "many": 1.0}
 
 
@@ -111,7 +113,7 @@ def test_nothing_free_means_nothing_searched(model: PreTrainedModel, vectors: Ta
 
 
 def test_loss_that_is_not_a_number_stops_the_search_and_names_task_and_step(
-    model: PreTrainedModel, vectors: TaskVectors, held_out: HeldOut[Ids]
+    model: PreTrainedModel, vectors: TaskVectors, held_out: HeldOut[Ids], judge: Judge
 ) -> None:
     calls = 0
 
@@ -121,4 +123,4 @@ def test_loss_that_is_not_a_number_stops_the_search_and_names_task_and_step(
         return held_out.loss(ids) * (math.nan if calls > 6 else 1)
 
     with mixed(model, vectors) as mixer, pytest.raises(TrainingError, match=r"loss of task 'basic' is nan at search step 1"):
-        search(Slerp(vectors, "global"), mixer, HeldOut(held_out.batches, breaks_later), Schedule(9, 0.1, 0, 3))
+        search(Slerp(vectors, "global"), mixer, judge(held_out.batches, breaks_later), Schedule(9, 0.1, 0, 3))

@@ -38,9 +38,14 @@ class Row:
     losses: Losses
     scale: float | None = None
 
+    @property
+    def loss(self) -> float:
+        """Mean over tasks."""
+        return mean(self.losses)
+
     def as_json(self) -> dict[str, Any]:
         """The row in the trace file."""
-        return {"name": self.name, "kind": self.kind, "loss": mean(self.losses), "losses": self.losses, "lambda": self.scale}
+        return {"name": self.name, "kind": self.kind, "loss": self.loss, "losses": self.losses, "lambda": self.scale}
 
 
 def compare(model: nn.Module, vectors: TaskVectors, held_out: HeldOut[Batch], schedule: Schedule, seed: int, skip: str) -> list[Row]:
@@ -59,7 +64,7 @@ def compare(model: nn.Module, vectors: TaskVectors, held_out: HeldOut[Batch], sc
         for config in _BY_GRADIENT:
             if config.method != skip:
                 best = search(build_method(config, vectors, seed), mixer, held_out, schedule, f"compare {config.method}").best
-                rows.append(Row(config.method, "tuned", best.losses, float(best.state["lambda"])))  # type: ignore[arg-type]
+                rows.append(Row(config.method, "tuned", best.losses, best.scale))
     for config in _BY_LAMBDA:
         if config.method != skip:
             method = build_method(config, vectors, seed)

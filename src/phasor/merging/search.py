@@ -31,11 +31,14 @@ class HeldOut(Generic[Batch]):
 
     Attributes:
         batches: by task, at least one each; those of one task of nearly equal size.
-        loss: scalar training loss of one batch under whatever model is patched in; differentiable.
+        loss: training loss of one batch under whatever model is patched in, a scalar; called without gradients.
+        backward: as `loss`, and adds the gradient of that loss times a factor to the coefficients in force. A separate
+            function so that it may work piece by piece in bounded memory.
     """
 
     batches: Mapping[str, Sequence[Batch]]
     loss: Callable[[Batch], Tensor]
+    backward: Callable[[Batch, float], float]
 
     def measure(self) -> Losses:
         """Mean loss per task over all batches, without gradients. Raises TrainingError if one is not finite."""
@@ -55,12 +58,14 @@ class Point:
         step: optimiser steps before it.
         losses: by task.
         coefficients: float64 [M, N], detached.
+        scale: lambda, or what the method has in its place.
         state: the method's parameters by name.
     """
 
     step: int
     losses: Losses
     coefficients: Tensor
+    scale: float
     state: dict[str, float | list[float]]
 
     @property
@@ -150,13 +155,11 @@ def describe(coefficients_MN: Tensor, tasks: Sequence[str]) -> dict[str, float]:
 def _descend(method: Method, mixer: Mixer, held_out: HeldOut[Batch], penalty: float, step: int) -> dict[str, Any]:
     """Gradients of one step, and its row of the trace."""
     c_MN, scale = method.coefficients(), method.scale()
-    # A leaf in between: each task's activations are freed before the next task runs.
+    # A leaf in between: each batch is differentiated, and its activations freed, before the next one runs.
     leaf_MN = mixer.put(c_MN).requires_grad_()
     losses: Losses = {}
     for task, batches in held_out.batches.items():
-        loss = held_out.loss(batches[step % len(batches)])
-        losses[task] = loss.item()
-        torch.autograd.backward(loss / len(held_out.batches))
+        losses[task] = held_out.backward(batches[step % len(batches)], 1 / len(held_out.batches))
     check_finite(losses, f"at search step {step}")
     row = {"step": step, "loss": mean(losses) + penalty * scale.item(), "losses": losses, **method.state()}
     assert leaf_MN.grad is not None
@@ -167,4 +170,4 @@ def _descend(method: Method, mixer: Mixer, held_out: HeldOut[Batch], penalty: fl
 def _measure(found: Search, method: Method, mixer: Mixer, held_out: HeldOut[Batch], step: int) -> None:
     c_MN = method.coefficients().detach()
     mixer.put(c_MN)
-    found.points.append(Point(step, held_out.measure(), c_MN, method.state()))
+    found.points.append(Point(step, held_out.measure(), c_MN, method.scale().item(), method.state()))

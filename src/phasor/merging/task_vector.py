@@ -181,8 +181,9 @@ def subtract(task: str, specialist: Mapping[str, Tensor], weights: Mapping[str, 
     deltas: dict[str, Delta] = {}
     for name, tensor in specialist.items():
         weight = _fitting(weights, name, tensor.shape, task)
-        if not torch.equal(tensor, weight):
-            deltas[name] = Dense(_beside(tensor, weight) - _beside(weight.detach(), weight))
+        delta = _beside(tensor.detach(), weight) - _beside(weight.detach(), weight)
+        if delta.any():
+            deltas[name] = Dense(delta)
     return TaskVector(task, deltas)
 
 
