@@ -6,7 +6,7 @@ the imports of this module loads torch; only a sentence-transformers teacher doe
 
 import re
 from collections.abc import Sequence
-from functools import cache
+from functools import cache, lru_cache
 from typing import Any, Protocol
 
 import numpy as np
@@ -21,6 +21,7 @@ Vectors = NDArray[np.float32]
 _CJK = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7af"
 _WORD = re.compile(rf"[{_CJK}]+|[^\W_{_CJK}]+(?:_[^\W_{_CJK}]+)*")
 _BOUNDARY = re.compile("_|(?<=[a-z])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])|(?<=[A-Za-z])(?=[0-9])|(?<=[0-9])(?=[A-Za-z])")
+_CACHE_SIZE = 1 << 17
 _RARE_TERM_CORPUS = 1000  # from this many texts on, a term of a single text says nothing about two texts
 
 
@@ -58,23 +59,13 @@ def terms(text: str) -> list[str]:
 
     `readFile` and `read_file` both give read, file and readfile; Chinese, Japanese and Korean give character pairs.
     """
-    found: list[str] = []
-    for word in _WORD.findall(text):
-        if word.islower() and word.isalpha():
-            found.append(_stem(word))
-        elif not word.isascii() and not _BOUNDARY.search(word) and not word.upper().isupper():
-            found.extend(word[i : i + 2] for i in range(max(1, len(word) - 1)))
-        else:
-            parts = [part.lower() for part in split_identifier(word)]
-            found.extend(map(_stem, parts))
-            if len(parts) > 1:
-                found.append("".join(parts))
-    return found
+    return [term for word in _WORD.findall(text) for term in _word_terms(word)]
 
 
-def split_identifier(name: str) -> list[str]:
+@lru_cache(_CACHE_SIZE)
+def split_identifier(name: str) -> tuple[str, ...]:
     """Parts of an identifier at underscores, case changes and digits: `readHTTPHeader2` gives read, HTTP, Header, 2."""
-    return [part for part in _BOUNDARY.split(name) if part]
+    return tuple(part for part in _BOUNDARY.split(name) if part)
 
 
 class LsaModel:
@@ -190,9 +181,16 @@ def _stemmer() -> Any:
     return Stemmer.Stemmer("english")
 
 
-@cache
-def _stem(word: str) -> str:
-    return str(_stemmer().stemWord(word))
+@lru_cache(_CACHE_SIZE)
+def _word_terms(word: str) -> tuple[str, ...]:
+    stem = _stemmer().stemWord
+    if word.islower() and word.isalpha():
+        return (stem(word),)
+    if not word.isascii() and not word.upper().isupper():
+        return tuple(word[i : i + 2] for i in range(max(1, len(word) - 1)))
+    parts = [part.lower() for part in split_identifier(word)]
+    whole = ["".join(parts)] if len(parts) > 1 else []
+    return (*map(stem, parts), *whole)
 
 
 def _first_line(error: Exception) -> str:

@@ -66,8 +66,16 @@ def _extract(passages: Sequence[Passage], candidates: Sequence[Sequence[str]], c
 def _row(passage: Passage, written: Written, instruction: str, generator: str) -> SyntheticRow:
     requirement = written.requirement
     return SyntheticRow(
-        id=f"synthetic:{passage.id}", passage_id=passage.id, persona=written.persona, type=requirement.type, difficulty=requirement.difficulty,
-        length=requirement.length, language=requirement.language, query=written.query, instruction=instruction, generator=generator,
+        id=f"synthetic:{passage.id}",
+        passage_id=passage.id,
+        persona=written.persona,
+        type=requirement.type,
+        difficulty=requirement.difficulty,
+        length=requirement.length,
+        language=requirement.language,
+        query=written.query,
+        instruction=instruction,
+        generator=generator,
         error=written.error,
     )
 

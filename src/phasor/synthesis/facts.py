@@ -35,7 +35,8 @@ WEAK_END = frozenset({
 """Words that no sentence ends with."""
 
 _MIN_CLAUSE_WORDS, _MAX_CLAUSE_WORDS = 4, 40
-_MIN_LETTERS = 0.75
+_NOT_A_LETTER = re.compile(r"[^\w ]|[\d_]")
+_MAX_OTHERS = 0.25  # more digits and punctuation than this are a table or a formula
 
 
 @dataclass(frozen=True)
@@ -136,11 +137,8 @@ def _action(name: str) -> str:
 
 def _is_sentence(text: str) -> bool:
     tokens = text.split()
-    letters = sum(character.isalpha() or character == " " for character in text)
-    return (
-        _MIN_CLAUSE_WORDS <= len(tokens) <= _MAX_CLAUSE_WORDS
-        and letters >= _MIN_LETTERS * len(text)
-        and not _NOT_A_SENTENCE.search(text)
-        and tokens[-1].lower() not in WEAK_END
-        and not (text[0].islower() and tokens[0] in WEAK_END)
-    )
+    if not _MIN_CLAUSE_WORDS <= len(tokens) <= _MAX_CLAUSE_WORDS or tokens[-1].lower() in WEAK_END:
+        return False
+    if (text[0].islower() and tokens[0] in WEAK_END) or _NOT_A_SENTENCE.search(text):
+        return False
+    return len(_NOT_A_LETTER.findall(text)) <= _MAX_OTHERS * len(text)

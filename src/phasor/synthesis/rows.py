@@ -1,7 +1,7 @@
 """The table of raw synthetic queries, one row per passage asked about, whether an answer came or not."""
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 import pyarrow as pa
@@ -44,12 +44,12 @@ DROPPED_SCHEMA = SYNTHETIC_SCHEMA.append(pa.field("reason", pa.string())).with_m
 
 def write_rows(rows: Sequence[SyntheticRow], path: Path) -> None:
     """Write the table of raw rows."""
-    pq.write_table(pa.Table.from_pylist([asdict(row) for row in rows], schema=SYNTHETIC_SCHEMA), path, compression="zstd")
+    pq.write_table(pa.Table.from_pylist(list(map(vars, rows)), schema=SYNTHETIC_SCHEMA), path, compression="zstd")
 
 
 def write_dropped(rows: Sequence[tuple[SyntheticRow, str]], path: Path) -> None:
     """Write dropped rows, each with its reason."""
-    records = [asdict(row) | {"reason": reason} for row, reason in rows]
+    records = [vars(row) | {"reason": reason} for row, reason in rows]
     pq.write_table(pa.Table.from_pylist(records, schema=DROPPED_SCHEMA), path, compression="zstd")
 
 
