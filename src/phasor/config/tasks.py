@@ -17,7 +17,7 @@ class PythonPackageSource(Config):
         "on the instruction."
     )
     packages: tuple[str, ...] = Field(min_length=1, description="Importable names; `stdlib` is the standard library.")
-    max_passages: int = Field(4000, ge=1, description="Passages kept, chosen by seeded hash of their name.")
+    max_passages: int = Field(7000, ge=1, description="Reading stops at this many; files come in an order given by a seeded hash.")
 
 
 class FolderSource(Config):
@@ -26,14 +26,17 @@ class FolderSource(Config):
     kind: Literal["folder"] = "folder"
     path: str = Field(description="Folder, relative to the recipe file.")
     suffixes: tuple[str, ...] = Field((".txt", ".md", ".html", ".pdf"), description="File endings that are read.")
+    document: Literal["file", "section"] = Field(
+        "file", description="What is kept within one split. section (of Markdown and HTML; page of PDF): for a few large files."
+    )
 
 
 class JsonlSource(Config):
     """Passages and, optionally, queries in JSON lines."""
 
     kind: Literal["jsonl"] = "jsonl"
-    corpus: str = Field(description="File with one object a line: id, text, optional title, source, language.")
-    examples: str | None = Field(None, description="File with query, positives (ids or texts), optional negatives.")
+    corpus: str = Field(description="File with one object a line: id, text, optional title, source (its document), language.")
+    examples: str | None = Field(None, description="File with query, positives (ids or whole texts), optional id, instruction, pair_id, negatives.")
 
 
 class BeirSource(Config):

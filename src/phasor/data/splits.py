@@ -22,16 +22,31 @@ def split_of(source: str, seed: int, collect: CollectConfig) -> str:
     return "train"
 
 
+def document_splits(documents: Iterable[str], seed: int, collect: CollectConfig) -> dict[str, str]:
+    """The split of every document: `split_of`, except that a split without any takes some from train.
+
+    Only small tasks need the exception; their documents may then be in another split of another task.
+    """
+    ordered = sorted(set(documents), key=lambda source: position(source, seed, "split"))
+    splits = {source: split_of(source, seed, collect) for source in ordered}
+    for split, share in (("test", collect.test_share), ("heldout", collect.heldout_share), ("dev", collect.dev_share)):
+        spare = [source for source in ordered if splits[source] == "train"]
+        if split not in splits.values():
+            splits |= dict.fromkeys(spare[: min(max(1, round(share * len(ordered))), len(spare) - 1)], split)
+    return splits
+
+
 def assign(
-    examples: Iterable[Example], sources: Mapping[str, str], sizes: Mapping[str, int | None], seed: int, collect: CollectConfig
+    examples: Iterable[Example], sources: Mapping[str, str], splits_of: Mapping[str, str], sizes: Mapping[str, int | None], seed: int
 ) -> tuple[dict[str, list[Example]], Counter[str]]:
     """Split examples by the document of their first positive.
 
     Args:
         examples: every example of the task.
         sources: passage id to document key.
+        splits_of: split of every document that holds a first positive.
         sizes: most examples per split; None for all.
-        seed, collect: decide the split of a document.
+        seed: decides which examples are kept of too many.
 
     Returns:
         Examples per split, in their given order, and the number left out by reason. No document holds positives of
@@ -39,7 +54,7 @@ def assign(
     """
     splits: dict[str, list[Example]] = {split: [] for split in SPLITS}
     for example in examples:
-        splits[split_of(sources[example.positives[0]], seed, collect)].append(example)
+        splits[splits_of[sources[example.positives[0]]]].append(example)
     dropped: Counter[str] = Counter()
     owner: dict[str, str] = {}
     for split in _PRECEDENCE:

@@ -2,15 +2,16 @@
 
 import logging
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 
 from phasor.artifacts import Report
 from phasor.config.tasks import TaskConfig
+from phasor.data.headings import with_heldout_queries
 from phasor.data.near_duplicates import duplicates_of
 from phasor.data.records import SPLITS, Example, Passage, write_corpus, write_examples
 from phasor.data.sources import Collected, Context, read_source
-from phasor.data.splits import assign
+from phasor.data.splits import assign, document_splits, split_of
 from phasor.errors import DataError
 from phasor.phases import Job, Paths
 from phasor.progress import track
@@ -19,22 +20,51 @@ log = logging.getLogger(__name__)
 
 
 def run(job: Job, inputs: Paths, outputs: Paths) -> Report:
-    """Read the sources of the job's task, clean, split and write `corpus`, `train`, `dev`, `heldout` and `test`."""
+    """Read the sources of the job's task, clean, split and write `corpus`, `train`, `dev`, `heldout` and `test`.
+
+    Raises:
+        DataError: a source cannot be read, or leaves a split without a query.
+    """
     assert job.task is not None
-    task, collect = job.recipe.tasks[job.task], job.recipe.collect
-    context = Context(job.task, task.instruction, job.recipe.seed, job.root, collect)
-    found = Collected()
-    for source in track(task.sources, f"collect {job.task}", unit="source"):
-        found.extend(read_source(source, context))
-    found = drop_duplicates(drop_short(found, collect.min_passage_chars))
+    task, collect, seed = job.recipe.tasks[job.task], job.recipe.collect, job.recipe.seed
+    context = Context(job.task, task.instruction, seed, job.root, collect)
+    found = drop_duplicates(drop_short(_read(task, context), collect.min_passage_chars))
     sources = {passage.id: passage.source for passage in found.passages}
-    splits, left_out = assign(found.examples, sources, _sizes(task), job.recipe.seed, collect)
+    labelled = bool(found.examples)
+    documents = {sources[example.positives[0]] for example in found.examples} if labelled else set(sources.values())
+    splits_of = document_splits(documents, seed, collect)
+    if not labelled:
+        found = with_heldout_queries(found, splits_of, _sizes(task), context)
+    splits, left_out = assign(found.examples, sources, splits_of, _sizes(task), seed)
     splits["train"], near = drop_near_test(splits["train"], splits["test"], found.passages, collect.near_duplicate_jaccard)
+    _check_filled(splits, labelled, documents, job.task)
     folder = outputs.one("data")
     counts = {"passages": write_corpus(found.passages, folder / "corpus.parquet"), "documents": len(set(sources.values()))}
     counts |= {split: write_examples(splits[split], folder / f"{split}.parquet") for split in SPLITS}
+    counts["documents moved to fill a split"] = sum(split != split_of(name, seed, collect) for name, split in splits_of.items())
     counts |= {f"dropped: {reason}": number for reason, number in sorted((found.dropped + left_out + near).items())}
+    log.info("collect.done task=%s passages=%d train=%d test=%d", job.task, counts["passages"], counts["train"], counts["test"])
     return Report(counts=counts)
+
+
+def _read(task: TaskConfig, context: Context) -> Collected:
+    found = Collected()
+    for number, source in enumerate(track(task.sources, f"collect {context.task}", unit="source")):
+        # Two sources may use the same ids.
+        found.extend(read_source(source, context), prefix=f"{number}:" if len(task.sources) > 1 else "")
+    return found
+
+
+def _check_filled(splits: Mapping[str, Sequence[Example]], labelled: bool, documents: Collection[str], task: str) -> None:
+    """A task without labelled queries gets its training queries from synthesis, and may have none here."""
+    empty = [split for split in SPLITS if not splits[split] and (labelled or split != "train")]
+    if empty:
+        sizes = ", ".join(f"{split} {len(splits[split])}" for split in SPLITS)
+        what = "documents with queries" if labelled else "documents to take queries from"
+        raise DataError(
+            f"collect {task}: {len(documents)} {what} give too few queries: {sizes}. Queries are split by document, so a task needs at "
+            "least 4 of them, and 100 to measure anything. Add documents, or for a few large files set `document: section` on the source."
+        )
 
 
 def drop_short(found: Collected, min_chars: int) -> Collected:
@@ -52,7 +82,7 @@ def drop_duplicates(found: Collected) -> Collected:
     first: dict[tuple[str, str], str] = {}
     ids = {p.id: first.setdefault((p.title, " ".join(p.text.split())), p.id) for p in found.passages}
     kept = [passage for passage in found.passages if ids[passage.id] == passage.id]
-    examples = {(e.query.casefold(), e.instruction, *sorted(e.positives)): e for e in reversed(_repoint(found.examples, ids))}
+    examples = {(e.query.casefold(), e.instruction, e.pair_id, *sorted(e.positives)): e for e in reversed(_repoint(found.examples, ids))}
     dropped = Counter({"passage repeats another": len(found.passages) - len(kept)})
     dropped["query repeats another"] = len(found.examples) - len(examples)
     return Collected(kept, list(reversed(examples.values())), found.dropped + dropped)
@@ -73,8 +103,12 @@ def drop_near_test(
 
 
 def _repoint(examples: Sequence[Example], ids: Mapping[str, str]) -> list[Example]:
-    """Examples with positives renamed by `ids`, without those that are not in it."""
-    moved = (replace(e, positives=list(dict.fromkeys(ids[p] for p in e.positives if p in ids))) for e in examples)
+    """Examples with passages renamed by `ids`, without those that are not in it."""
+
+    def known(names: Sequence[str]) -> list[str]:
+        return list(dict.fromkeys(ids[name] for name in names if name in ids))
+
+    moved = (replace(example, positives=known(example.positives), negatives=known(example.negatives)) for example in examples)
     return [example for example in moved if example.positives]
 
 

@@ -6,7 +6,7 @@ A reader gives passages and, where the source has them, examples; splitting and 
 import importlib
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from phasor.config.data import CollectConfig
@@ -49,11 +49,21 @@ class Collected:
     examples: list[Example] = field(default_factory=list)
     dropped: Counter[str] = field(default_factory=Counter)
 
-    def extend(self, other: "Collected") -> None:
-        """Append everything another source gave."""
-        self.passages += other.passages
-        self.examples += other.examples
+    def extend(self, other: "Collected", prefix: str = "") -> None:
+        """Append everything another source gave, with `prefix` before its ids."""
+        self.passages += [replace(p, id=prefix + p.id) for p in other.passages] if prefix else other.passages
+        self.examples += [_prefixed(e, prefix) for e in other.examples] if prefix else other.examples
         self.dropped += other.dropped
+
+
+def _prefixed(example: Example, prefix: str) -> Example:
+    return replace(
+        example,
+        id=prefix + example.id,
+        positives=[prefix + positive for positive in example.positives],
+        negatives=[prefix + negative for negative in example.negatives],
+        pair_id=prefix + example.pair_id if example.pair_id else "",
+    )
 
 
 def read_source(source: Source, context: Context) -> Collected:

@@ -4,6 +4,7 @@ Every function is cut into passages of several forms: prose, parameters, return 
 of queries shares the description and differs in which forms its instruction asks for.
 """
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
@@ -20,7 +21,6 @@ from phasor.data.splits import split_of
 _MIN_WORDS = 8
 _MAX_CHARS = 500
 _MAX_CODE_LINES = 40
-_PAIRS_PER_FUNCTION = 2
 _SECTIONS = {"parameters": "Parameters", "returns": "Returns", "examples": "Examples"}
 
 Want = tuple[Wordings, str | None, frozenset[str]]
@@ -32,7 +32,7 @@ def read(source: PythonPackageSource, context: Context) -> Collected:
     builder = Builder(context)
     queries: dict[str, tuple[str, list[str]]] = {}
     for item in objects(source.packages, context.seed):
-        if item.kind != "function" or item.name.rpartition(".")[2].startswith("_") or item.name in queries:
+        if item.kind != "function" or not item.is_public or item.name in queries:
             continue
         summary = split_docstring(item.docstring).summary
         forms = _forms(item, summary) if is_question(summary) else {}
@@ -44,8 +44,12 @@ def read(source: PythonPackageSource, context: Context) -> Collected:
         queries[item.name] = (summary, list(forms))
         if len(builder) >= source.max_passages:
             break
+    uses = Counter(query.casefold() for query, _ in queries.values())
     for name, (query, forms_of) in queries.items():
-        builder.found.examples += _pairs(name, query, forms_of, context)
+        if uses[query.casefold()] == 1:
+            builder.found.examples += _pairs(name, query, forms_of, context)
+        else:
+            builder.found.dropped["query shared by several functions"] += 1
     return builder.found
 
 
@@ -64,13 +68,13 @@ def _pairs(name: str, query: str, forms: Sequence[str], context: Context) -> lis
     """Pairs of different kinds; a positive of the original query is none of the changed one, at least in part."""
     unseen = split_of(name, context.seed, context.collect) != "train"
     examples = []
-    for number in range(_PAIRS_PER_FUNCTION):
+    for number, kinds in enumerate((("switch",), ("narrow", "exclude"))):
         pair = f"{name}#{number}"
 
         def choose(options: Sequence[str], purpose: str, pair: str = pair) -> str:
             return options[int(position(pair, context.seed, purpose) * len(options))]
 
-        kind = choose(("switch", "narrow", "exclude"), "kind")
+        kind = choose(kinds, "kind")
         first = choose(forms, "form")
         second = choose([form for form in forms if form != first], "other form")
         everything, rest = frozenset(forms), frozenset(forms) - {first}

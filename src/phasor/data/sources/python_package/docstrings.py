@@ -3,11 +3,12 @@
 import re
 from dataclasses import dataclass
 
+from phasor.data.chunking import first_sentence
+
 _ROLE = re.compile(r":[a-z:+-]+:`~?([^`<>]*?)(?:\s*<[^>]*>)?`")
 _LITERAL = re.compile(r"``(.+?)``|`([^`]+)`_{0,2}")
 _DIRECTIVE = re.compile(r"^\s*\.\. [a-z:-]+::.*$", re.MULTILINE)
 _UNDERLINE = re.compile(r"^[ \t]*([=\-~*^#`\"])\1{2,}[ \t]*$", re.MULTILINE)
-_SENTENCE_END = re.compile(r"(?<=[^.][.!?])(?:\s+(?=[A-Z\"'(`*:\d])|$)(?<!e\.g\.\s)(?<!i\.e\.\s)")
 _PARAMETER = re.compile(r"^:(param|arg|type|returns?|rtype|raises)\b", re.MULTILINE)
 _SECTION = re.compile(r"^(?P<title>[A-Z][A-Za-z ]{2,30})\n-{3,}[ \t]*$", re.MULTILINE)
 
@@ -33,9 +34,7 @@ def split_docstring(docstring: str) -> Docstring:
     if underlined := re.match(r"(.+)\n([=\-~*])\2{3,}\n?", paragraph):
         tail = paragraph[underlined.end() :] + "\n\n" + tail
         paragraph = underlined.group(1)
-    first = plain_text(paragraph)
-    end = _SENTENCE_END.search(first)
-    summary, remainder = (first[: end.start()], first[end.end() :]) if end else (first, "")
+    summary, remainder = first_sentence(plain_text(paragraph))
     return Docstring(summary.rstrip(".:; "), f"{remainder} {plain_text(tail)}".strip())
 
 
@@ -62,7 +61,7 @@ def is_question(summary: str) -> bool:
 
 
 _NOT_PROSE = re.compile(
-    r"[{}|\\]|%\(|>>>|->|__|^\W|\w\(.*\)|^(see|deprecated|alias|note|todo|internal|auto.?generated|this (module|file|class|function) is deprecated)\b"
+    r"[{}|\\]|%\(|>>>|->|__|^\W|\w\(.*\)|^(see|deprecated|alias|note|todo|internal|auto.?generated)\b|is deprecated"
     r"|copyright|license|all rights|noqa|^\d",
     re.IGNORECASE,
 )

@@ -26,6 +26,8 @@ def read(source: PythonPackageSource, context: Context) -> Collected:
             if len(body.split()) >= _MIN_WORDS:
                 builder.add(f"topics.{topic}", part=part, title=title, text=cut(body, _MAX_CHARS), query=summary if usable else "")
     for item in objects(source.packages, context.seed):
+        if not item.is_public:
+            continue
         parts = split_docstring(item.docstring)
         text = cut(without(parts.rest, parts.summary), _MAX_CHARS)
         if len(text.split()) < _MIN_WORDS:

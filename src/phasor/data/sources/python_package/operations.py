@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from phasor.config.tasks import PythonPackageSource
+from phasor.data.chunking import first_sentence
 from phasor.data.hashing import position
 from phasor.data.sources import Collected, Context
 from phasor.data.sources.python_package.builder import Builder
@@ -18,9 +19,10 @@ from phasor.data.sources.python_package.scan import objects, package_folder
 
 _MAX_PER_SERVICE = 40
 _MAX_CHARS = 500
-_MAX_DESCRIPTION_CHARS = 90
+_MAX_DESCRIPTION_CHARS = 100
 _TAG = re.compile(r"<[^>]+>")
 _PARAM = re.compile(r":param (?:(?P<type>[\w\[\](), ]+?) )?(?P<name>\w+):(?P<text>[^\n]*(?:\n(?!\s*:)[^\n]*)*)")
+_GENERATED = re.compile(r"# noqa: \w+|This method makes a synchronous.*|>>>.*", re.DOTALL)
 _TRANSPORT = {"async_req", "_preload_content", "_request_timeout", "_request_auth", "pretty", "_return_http_data_only"}
 
 
@@ -58,7 +60,7 @@ def read(source: PythonPackageSource, context: Context) -> Collected:
 def _render(operation: Operation, summary: str) -> str:
     """`Name(parameters).` and what each parameter means, never the summary itself."""
     names = ", ".join(name for name, _ in operation.parameters)
-    details = " ".join(f"{name}: {cut(text, _MAX_DESCRIPTION_CHARS)};" for name, text in operation.parameters if text)
+    details = " ".join(f"{name}: {cut(first_sentence(text)[0], _MAX_DESCRIPTION_CHARS)}" for name, text in operation.parameters if text)
     text = f"{operation.title.rpartition(' ')[2]}({names}) {details}".strip()
     return cut(without(text, summary), _MAX_CHARS)
 
@@ -76,7 +78,7 @@ def _openapi_operations(packages: Sequence[str], seed: int) -> Iterator[Operatio
         if item.kind != "function" or not item.parent.endswith("Api") or item.name.endswith("_with_http_info"):
             continue
         head, _, tail = item.docstring.partition(":param")
-        description = plain_text(re.sub(r"# noqa: \w+|This method makes a synchronous.*|>>>.*", "", head.partition("\n")[2], flags=re.DOTALL))
+        description = plain_text(_GENERATED.sub("", head.partition("\n")[2]))
         parameters = [(m["name"], plain_text(m["text"])) for m in _PARAM.finditer(":param" + tail) if m["name"] not in _TRANSPORT]
         service = item.parent.rpartition(".")[2]
         method = item.name.rpartition(".")[2]

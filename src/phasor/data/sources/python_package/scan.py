@@ -3,6 +3,7 @@
 import ast
 import importlib.machinery
 import inspect
+import os
 import re
 import sysconfig
 import textwrap
@@ -15,10 +16,11 @@ from phasor.data.hashing import position
 from phasor.errors import DataError
 
 _SKIPPED_FOLDERS = {
-    "tests", "test", "testing", "_tests", "site-packages", "idlelib", "lib2to3", "turtledemo", "ensurepip", "_vendor", "vendor", "externals",
-    "__pycache__", "conftest.py", "pydoc_data", "encodings",
+    "__pycache__", "_tests", "_vendor", "encodings", "ensurepip", "externals", "idlelib", "lib2to3", "pydoc_data", "site-packages",
+    "test", "testing", "tests", "turtledemo", "vendor",
 }
-_MAX_FILE_BYTES = 400_000  # larger ones are generated tables more often than code
+# Parsing is what collecting costs: files with fewer docstrings per character than this give little for it.
+_MIN_DOCSTRING_DENSITY = 2e-4
 
 FunctionNode = ast.FunctionDef | ast.AsyncFunctionDef
 DocumentedNode = ast.Module | ast.ClassDef | FunctionNode
@@ -30,17 +32,24 @@ class PythonObject:
 
     Attributes:
         name: dotted name from the package down, as found in the file.
+        module: the part of the name that is the module's.
         docstring: cleaned of its indentation, not empty.
         node: where it is in `lines`.
         lines: the whole file.
     """
 
     name: str
+    module: str
     package: str
     kind: Literal["module", "class", "function"]
     docstring: str
     node: DocumentedNode
     lines: Sequence[str]
+
+    @property
+    def is_public(self) -> bool:
+        """Whether neither the object nor a class that holds it is marked as private."""
+        return not any(part.startswith("_") for part in self.name.removeprefix(self.module).split("."))
 
     @property
     def parent(self) -> str:
@@ -95,30 +104,35 @@ def package_folder(package: str) -> Path:
 def _source_files(package: str) -> Iterator[tuple[str, str, Path]]:
     folder = Path(sysconfig.get_path("stdlib")) if package == "stdlib" else package_folder(package)
     prefix = () if package == "stdlib" else (package,)
-    for path in sorted(folder.rglob("*.py")):
-        parts = path.relative_to(folder).parts
-        if _SKIPPED_FOLDERS.isdisjoint(parts) and path.stat().st_size <= _MAX_FILE_BYTES:
-            yield package, ".".join((*prefix, *parts)).removesuffix(".py").removesuffix(".__init__"), path
+    for current, folders, files in os.walk(folder):
+        folders[:] = sorted(set(folders) - _SKIPPED_FOLDERS)
+        parts = (*prefix, *Path(current).relative_to(folder).parts)
+        for file in sorted(files):
+            if file.endswith(".py") and (parts or file != "__init__.py"):
+                module = parts if file == "__init__.py" else (*parts, file.removesuffix(".py"))
+                yield package, ".".join(module), Path(current, file)
 
 
 def _objects_of(package: str, module: str, path: Path) -> Iterator[PythonObject]:
     try:
         text = path.read_text(encoding="utf-8")
+        if text.count('"""') < 2 * _MIN_DOCSTRING_DENSITY * len(text):
+            return
         tree = ast.parse(text)
     except (UnicodeDecodeError, SyntaxError):
         return  # packages ship templates and Python 2 files; they hold nothing for us
     lines = text.splitlines(keepends=True)
-    yield from _walk(tree, module, package, lines)
+    yield from _walk(tree, module, module, package, lines)
 
 
-def _walk(node: DocumentedNode, name: str, package: str, lines: Sequence[str]) -> Iterator[PythonObject]:
+def _walk(node: DocumentedNode, name: str, module: str, package: str, lines: Sequence[str]) -> Iterator[PythonObject]:
     docstring = ast.get_docstring(node, clean=False)
     if docstring and docstring.strip():
         kind: Literal["module", "class", "function"] = (
             "module" if isinstance(node, ast.Module) else "class" if isinstance(node, ast.ClassDef) else "function"
         )
-        yield PythonObject(name, package, kind, inspect.cleandoc(docstring), node, lines)
+        yield PythonObject(name, module, package, kind, inspect.cleandoc(docstring), node, lines)
     if not isinstance(node, FunctionNode):
         for child in node.body:
             if isinstance(child, ast.ClassDef | FunctionNode):
-                yield from _walk(child, f"{name}.{child.name}", package, lines)
+                yield from _walk(child, f"{name}.{child.name}", module, package, lines)

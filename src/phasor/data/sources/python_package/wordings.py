@@ -23,19 +23,39 @@ class Wordings:
 
 NOUNS: dict[str, Wordings] = {
     "overview": Wordings(
-        ("the explanation in prose", "the description of what it does and when to use it", "the notes on its behaviour", "the background in plain words"),
+        (
+            "the explanation in prose",
+            "the description of what it does and when to use it",
+            "the notes on its behaviour",
+            "the background in plain words",
+        ),
         ("an explanation in sentences", "the prose on how it behaves"),
     ),
     "parameters": Wordings(
-        ("the list of its arguments", "the parameters it takes", "what may be passed in and of which type", "the meaning of each argument"),
+        (
+            "the list of its arguments",
+            "the parameters it takes",
+            "what may be passed in and of which type",
+            "the meaning of each argument",
+        ),
         ("the inputs it accepts", "which arguments there are"),
     ),
     "returns": Wordings(
-        ("what it returns", "the description of its result", "the type and meaning of the return value", "the output it gives back"),
+        (
+            "what it returns",
+            "the description of its result",
+            "the type and meaning of the return value",
+            "the output it gives back",
+        ),
         ("the value that comes out", "what the caller gets back"),
     ),
     "examples": Wordings(
-        ("an example of its use", "a session at the Python prompt that calls it", "usage examples with their output", "sample calls to try out"),
+        (
+            "an example of its use",
+            "a session at the Python prompt that calls it",
+            "usage examples with their output",
+            "sample calls to try out",
+        ),
         ("a demonstration of a call", "worked examples"),
     ),
     "code": Wordings(

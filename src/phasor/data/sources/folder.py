@@ -1,0 +1,96 @@
+"""Source `folder`: text, Markdown, HTML and PDF files, cut into passages."""
+
+import io
+from collections.abc import Iterator
+from pathlib import Path
+
+from phasor.config.tasks import FolderSource
+from phasor.data.chunking import chunk, heading_sections
+from phasor.data.records import Passage
+from phasor.data.sources import Collected, Context
+from phasor.data.sources.rows import RowCheck, RowError, is_storable
+from phasor.errors import DataError
+
+_BLOCKS = ["p", "div", "section", "article", "li", "tr", "pre", "blockquote", "dt", "dd", "br", "table", "ul", "ol"]
+_HIDDEN = ["script", "style", "noscript", "template", "nav", "head"]
+
+
+def read(source: FolderSource, context: Context) -> Collected:
+    """Passages of every file with a wanted ending, in the order of their paths; a passage's title is its heading."""
+    folder = context.root / source.path
+    if not folder.is_dir():
+        raise DataError(f"{folder} is not a folder. Paths in a recipe are relative to the recipe file.")
+    wanted = {suffix.lower() for suffix in source.suffixes}
+    files = sorted(path for path in folder.rglob("*") if path.is_file() and path.suffix.lower() in wanted)
+    if not files:
+        raise DataError(f"{folder} holds no file ending in {', '.join(source.suffixes)}. Add documents, or set the source's suffixes.")
+    check = RowCheck(context.collect.on_bad_row)
+    found = Collected(dropped=check.dropped)
+    for path in files:
+        name = path.relative_to(folder.parent).as_posix()
+        try:
+            sections = list(_sections(path))
+        except RowError as problem:
+            check.bad(str(path), *problem.args)
+            continue
+        found.passages += _passages(name, sections, source, context.collect.max_passage_chars)
+    return found
+
+
+def _passages(name: str, sections: list[tuple[str, str]], source: FolderSource, max_chars: int) -> Iterator[Passage]:
+    number = 0
+    for place, (title, text) in enumerate(sections, start=1):
+        document = name if source.document == "file" else f"{name}#{place}"
+        for piece in chunk(text, max_chars):
+            number += 1
+            yield Passage(f"{name}#{number}", piece, title or Path(name).stem, document)
+
+
+def _sections(path: Path) -> Iterator[tuple[str, str]]:
+    """(heading, text) pairs of one file. Raises RowError if it cannot be read."""
+    content = path.read_bytes()
+    match path.suffix.lower():
+        case ".pdf":
+            yield from _pdf_pages(content)
+        case ".html" | ".htm":
+            yield from heading_sections(_html_text(content))
+        case ".md" | ".markdown":
+            yield from heading_sections(_decode(content))
+        case _:
+            yield "", _decode(content)
+
+
+def _decode(content: bytes) -> str:
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise RowError(f"not valid UTF-8 in line {line} (byte {error.start})", "not UTF-8") from None
+
+
+def _html_text(content: bytes) -> str:
+    """HTML as Markdown-like text: headings marked by `#`, blocks separated by blank lines."""
+    from bs4 import BeautifulSoup
+
+    soup = BeautifulSoup(content, "html.parser")
+    for element in soup(_HIDDEN):
+        element.decompose()
+    for heading in soup(["h1", "h2", "h3", "h4", "h5", "h6"]):
+        heading.replace_with(f"\n\n# {' '.join(heading.get_text().split())}\n\n")
+    for block in soup(_BLOCKS):
+        block.insert_before("\n\n")
+        block.insert_after("\n\n")
+    return soup.get_text()
+
+
+def _pdf_pages(content: bytes) -> Iterator[tuple[str, str]]:
+    from pypdf import PdfReader
+    from pypdf.errors import PyPdfError
+
+    try:
+        for number, page in enumerate(PdfReader(io.BytesIO(content)).pages, start=1):
+            text = page.extract_text()
+            # Broken font tables give halves of surrogate pairs, which no file can hold.
+            yield f"page {number}", text if is_storable(text) else text.encode("utf-8", "replace").decode()
+    except (PyPdfError, ValueError, KeyError) as error:
+        raise RowError(f"not a readable PDF ({error})", "not a readable PDF") from None

@@ -1,0 +1,119 @@
+"""Rows of users' files, checked one by one: a bad row is an error with file and line, or counted and skipped."""
+
+import csv
+import json
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from phasor.errors import DataError
+
+
+class RowError(Exception):
+    """Why one row cannot be used; becomes a DataError with file and line, or a count."""
+
+
+@dataclass
+class RowCheck:
+    """What to do about bad rows, and how many there were.
+
+    Attributes:
+        on_bad_row: `error` or `skip`.
+        dropped: bad rows by reason, if they are skipped.
+    """
+
+    on_bad_row: Literal["error", "skip"]
+    dropped: Counter[str] = field(default_factory=Counter)
+
+    def bad(self, where: str, reason: str, kind: str) -> None:
+        """Report one bad row: `where` and `reason` for the reader of the error, `kind` for the count."""
+        if self.on_bad_row == "error":
+            raise DataError(f"{where}: {reason}. Mend it, or set collect.on_bad_row to skip.")
+        self.dropped[f"bad row: {kind}"] += 1
+
+
+def json_rows(path: Path, check: RowCheck) -> Iterator[tuple[int, dict[str, Any]]]:
+    """(line number, object) of every usable line of a JSON lines file; blank lines do not count.
+
+    Raises:
+        DataError: the file cannot be opened, or a line is not a JSON object in UTF-8 and bad rows are errors.
+    """
+    for number, line in _lines(path):
+        try:
+            text = line.decode("utf-8-sig" if number == 1 else "utf-8").strip()
+            value = json.loads(text) if text else {}
+        except UnicodeDecodeError as error:
+            check.bad(f"{path}, line {number}", f"not valid UTF-8 at byte {error.start + 1} of the line", "not UTF-8")
+            continue
+        except (ValueError, RecursionError) as error:
+            check.bad(f"{path}, line {number}", f"not valid JSON ({error})", "not JSON")
+            continue
+        if not isinstance(value, dict):
+            check.bad(f"{path}, line {number}", f"expected a JSON object, got {type(value).__name__}", "not an object")
+        elif text:
+            yield number, value
+
+
+def tsv_rows(path: Path, check: RowCheck) -> Iterator[tuple[int, list[str]]]:
+    """(line number, cells) of every non-blank line of a tab-separated file."""
+    for number, line in _lines(path):
+        try:
+            text = line.decode("utf-8-sig" if number == 1 else "utf-8").rstrip("\r\n")
+        except UnicodeDecodeError as error:
+            check.bad(f"{path}, line {number}", f"not valid UTF-8 at byte {error.start + 1} of the line", "not UTF-8")
+            continue
+        if text.strip():
+            yield number, next(csv.reader([text], delimiter="\t", quoting=csv.QUOTE_NONE))
+
+
+def string_field(row: dict[str, Any], name: str, *, required: bool = False) -> str:
+    """A text field; numbers are accepted as text (ids often are numbers), null and absence as empty unless required."""
+    value = row.get(name)
+    if value is None:
+        if required:
+            raise RowError(f"field {name!r} is missing", f"no {name}")
+        return ""
+    if isinstance(value, int) and not isinstance(value, bool):
+        return str(value)
+    if not isinstance(value, str):
+        raise RowError(f"field {name!r} must be text, got {_shown(value)}", f"{name} is no text")
+    if not is_storable(value):
+        raise RowError(f"field {name!r} holds half of a surrogate pair", f"{name} is no text")
+    if required and not value.strip():
+        raise RowError(f"field {name!r} is empty", f"empty {name}")
+    return value
+
+
+def list_field(row: dict[str, Any], name: str, *, required: bool = False) -> list[str]:
+    """A list of texts; a single text counts as a list of one."""
+    value = row.get(name)
+    items = value if isinstance(value, list) else [] if value is None else [value]
+    if required and not items:
+        raise RowError(f"field {name!r} is {'missing' if name not in row else 'empty'}", f"no {name}")
+    return [string_field({name: item}, name, required=True) for item in items]
+
+
+def is_storable(text: str) -> bool:
+    """Whether a text can be written as UTF-8: JSON can spell halves of surrogate pairs, which cannot."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _shown(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 40 else text[:37] + "..."
+
+
+def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
+    try:
+        with path.open("rb") as stream:
+            yield from enumerate(stream, start=1)
+    except (FileNotFoundError, NotADirectoryError):
+        raise DataError(f"{path} does not exist. Paths in a recipe are relative to the recipe file.") from None
+    except IsADirectoryError:
+        raise DataError(f"{path} is a folder, not a file. Name the file in the recipe.") from None
