@@ -1,10 +1,10 @@
 """What is trained: a backbone with its pooling, template and length limits."""
 
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
-from phasor.config.base import Config
+from phasor.config.base import Config, Role
 from phasor.data.templates import TemplateName
 
 
@@ -17,6 +17,14 @@ class ScratchBackbone(Config):
     intermediate_size: int = Field(256, ge=8)
     num_layers: int = Field(2, ge=1)
     num_heads: int = Field(4, ge=1)
+    init: Literal["normal", "cooccurrence"] = Field("normal", description="Token embeddings: random, or from which tokens occur near each other.")
+    mimetic: bool = Field(False, description="Attention starts near the identity (arXiv 2305.09828) instead of at random.")
+
+    @model_validator(mode="after")
+    def _heads_divide(self) -> Self:
+        if self.hidden_size % (2 * self.num_heads):
+            raise ValueError(f"hidden_size {self.hidden_size} must be a multiple of 2 * num_heads = {2 * self.num_heads}")
+        return self
 
 
 class PretrainedBackbone(Config):
@@ -44,3 +52,7 @@ class ModelsConfig(Config):
 
     embed: ModelConfig = ModelConfig()
     rerank: ModelConfig = ModelConfig()
+
+    def of(self, role: Role) -> ModelConfig:
+        """The model of one role."""
+        return self.embed if role == "embed" else self.rerank

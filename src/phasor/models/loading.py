@@ -1,0 +1,116 @@
+"""Load and save models: from nothing, a folder, an installed package or the hub; a specialist with its adapter folded."""
+
+import importlib.util
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from transformers import AutoModel, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerFast
+
+from phasor.config.base import Role
+from phasor.config.model import ModelConfig, ScratchBackbone
+from phasor.errors import ModelError
+from phasor.models.embedder import Embedder
+from phasor.models.network import Network
+from phasor.models.reranker import Reranker
+from phasor.models.scratch import build
+
+ADAPTER = "adapter_config.json"
+_PACKAGE = "package:"
+
+
+def resolve_name(name: str) -> str:
+    """Folder or hub name that a recipe's model name means.
+
+    `package:NAME/PATH` is the folder PATH inside the installed package NAME.
+
+    Raises:
+        ModelError: the package is not installed or has no such folder.
+    """
+    if not name.startswith(_PACKAGE):
+        return name
+    package, _, inner = name.removeprefix(_PACKAGE).partition("/")
+    spec = importlib.util.find_spec(package) if package else None
+    if spec is None or not spec.submodule_search_locations:
+        raise ModelError(f"{name!r} names the package {package!r}, which is not installed. Install it, for example `pip install {package.replace('_', '-')}`.")
+    folder = Path(spec.submodule_search_locations[0]) / inner
+    if not folder.is_dir():
+        raise ModelError(f"{name!r}: package {package!r} has no folder {inner!r}. Look into {folder.parent}.")
+    return str(folder)
+
+
+def load_backbone(model: ModelConfig, role: Role, corpora: Mapping[str, Path], seed: int) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
+    """The untrained model of a recipe.
+
+    Args:
+        model: what to load or build.
+        role: decides about the head.
+        corpora: task name to its corpus table; read only if the backbone is built from nothing.
+        seed: of random weights.
+
+    Raises:
+        ModelError: unknown name, damaged files or a tokenizer that cannot serve.
+    """
+    if isinstance(model.backbone, ScratchBackbone):
+        return build(model, model.backbone, role, corpora, seed)
+    return _from_pretrained(resolve_name(model.backbone.name), role, dtype=model.dtype, revision=model.backbone.revision)
+
+
+def load_model(folder: Path, role: Role) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
+    """A model that `save_model` wrote. Raises ModelError if the folder holds none."""
+    if not (folder / "config.json").is_file():
+        raise ModelError(f"{folder} holds no model: config.json is missing. Run the phase that writes it.")
+    return _from_pretrained(str(folder), role, dtype="auto")
+
+
+def save_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
+    """Write weights (safetensors), config and tokenizer; equal models give equal bytes."""
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    config.pop("_name_or_path", None)
+    (folder / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def load_specialist(warmup: Path, specialist: Path, role: Role) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
+    """A specialist: the warm-up model with the specialist's adapter folded in, or its own full weights.
+
+    Raises:
+        ModelError: the adapter was trained on another backbone.
+    """
+    if not (specialist / ADAPTER).is_file():
+        return load_model(specialist, role)
+    from phasor.training.adapters import check_base, fold_saved
+
+    check_base(specialist, warmup)
+    model, tokenizer = load_model(warmup, role)
+    return fold_saved(model, specialist), tokenizer
+
+
+def make_network(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, config: ModelConfig, role: Role) -> Network:
+    """Embedder or reranker around a loaded model, on the GPU if there is one."""
+    network = Embedder(model, tokenizer, config) if role == "embed" else Reranker(model, tokenizer, config)
+    return network.to("cuda") if torch.cuda.is_available() else network
+
+
+def _from_pretrained(name: str, role: Role, **options: Any) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
+    kind = AutoModel if role == "embed" else AutoModelForCausalLM
+    revision = {"revision": options["revision"]} if options.get("revision") else {}
+    try:
+        model: PreTrainedModel = kind.from_pretrained(name, **options)
+        tokenizer = AutoTokenizer.from_pretrained(name, **revision)
+    except (OSError, ValueError, KeyError, SafetensorError) as error:
+        raise ModelError(f"model {name!r} cannot be loaded as {role}: {_first_line(error)} Check model.{role}.backbone.name, or copy the files here and name the folder.") from None
+    if not isinstance(tokenizer, PreTrainedTokenizerFast):
+        raise ModelError(f"model {name!r} has no fast tokenizer (tokenizer.json). Convert it with transformers first.")
+    if getattr(model, "pooler", None) is not None:
+        model.pooler = None  # a BERT pooler is never read here, and unused weights would enter adapters and optimizer
+    return model, tokenizer
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return lines[0].rstrip(".") + "."

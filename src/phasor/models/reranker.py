@@ -1,0 +1,101 @@
+"""The reranker: the probability that a language model answers yes. Lychee paper section 3.1.
+
+Shapes: N pairs, L tokens of the longest, D hidden size.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerFast
+
+from phasor.config.model import ModelConfig
+from phasor.data.templates import render_pair
+from phasor.errors import ModelError
+from phasor.models.network import Network, Vectors
+from phasor.models.tokens import Ids, Ragged, TokenBatch, single_token, tokenize
+
+_MAX_CACHED = 100_000
+
+
+class Reranker(Network):
+    """A causal language model of which only two output rows are ever used: those of `no` and `yes`."""
+
+    def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, config: ModelConfig) -> None:
+        super().__init__(model, tokenizer, config)
+        if model.get_output_embeddings() is None or not self.causal:
+            raise ModelError(f"{type(model).__name__} has no language-model head, so it cannot answer yes or no. Choose a causal backbone for model.rerank.")
+        self.answers = (single_token(tokenizer, "no"), single_token(tokenizer, "yes"))
+        self.tail = tokenize(tokenizer, [render_pair(config.template, "", "", "")[2]])[0]
+        self._documents: dict[str, Ids] = {}
+
+    def forward(self, batch: TokenBatch) -> Tensor:
+        """[N, 2] float32 logits of (no, yes) after the last token of each sequence."""
+        return self._answer(self.hidden_states(batch)[batch.last])
+
+    def _answer(self, last_ND: Tensor) -> Tensor:
+        # Two rows of the head instead of all: full logits would be L x vocabulary for nothing.
+        head: Any = self.model.get_output_embeddings()
+        rows_2D = head.weight[torch.tensor(self.answers, device=head.weight.device)]
+        return last_ND.float() @ rows_2D.float().T
+
+    def head_tokens(self, queries: Sequence[str], instructions: Sequence[str]) -> Ragged:
+        """Tokens of everything before the document, one sequence per query; cut only where they alone fill the pair."""
+        heads = [render_pair(self.config.template, i, q, "")[0] for i, q in zip(instructions, queries, strict=True)]
+        return tokenize(self.tokenizer, heads, self.config.max_pair_tokens - len(self.tail))
+
+    def document_tokens(self, texts: Sequence[str]) -> Ragged:
+        """Tokens of rendered passages."""
+        return tokenize(self.tokenizer, texts, self.config.max_pair_tokens)
+
+    def pair(self, head: Ids, document: Ids) -> Ids:
+        """One input: the document is cut so that head and tail arrive whole within `max_pair_tokens`."""
+        room = self.config.max_pair_tokens - len(head) - len(self.tail)
+        return np.concatenate([head, document[:room], self.tail])
+
+    def score(self, instruction: str, query: str, documents: Sequence[str], batch_size: int = 64) -> Vectors:
+        """[N] probability of yes for each rendered document.
+
+        The part before the document is computed once and shared through the key-value cache; the result equals
+        that of whole pairs up to rounding. `batch_size` counts pairs of full length; shorter ones share the room.
+        """
+        if not documents:
+            return np.empty(0, np.float32)
+        head = self.head_tokens([query], [instruction])[0]
+        pairs = [self.pair(head, document) for document in self._cached_tokens(documents)]
+        if min(len(pair) for pair in pairs) == len(head):
+            return self.score_pairs(pairs, batch_size)
+        with torch.inference_mode(), self.computation():
+            self.eval()
+            prefix = self.model.base_model(input_ids=self.batch([head]).ids, use_cache=True).cache
+        rests = [pair[len(head) :] for pair in pairs]
+        logits = self.infer(rests, batch_size * self.config.max_pair_tokens, lambda batch: self._continue(prefix, batch))
+        return _probability(logits)
+
+    def score_pairs(self, pairs: Sequence[Ids], batch_size: int = 64, what: str = "") -> Vectors:
+        """[N] probability of yes for whole token sequences, without sharing anything."""
+        return _probability(self.infer(pairs, batch_size * self.config.max_pair_tokens, self, what))
+
+    def _continue(self, prefix: DynamicCache, batch: TokenBatch) -> Tensor:
+        count = len(batch.ids)
+        layers = [(layer.keys.expand(count, -1, -1, -1), layer.values.expand(count, -1, -1, -1)) for layer in prefix.layers]
+        cache = DynamicCache(layers, config=self.model.config)
+        with self.computation():
+            hidden = self.model.base_model(input_ids=batch.ids, cache=cache, use_cache=True).last_hidden_state
+        return self._answer(hidden[batch.last])
+
+    def _cached_tokens(self, documents: Sequence[str]) -> list[Ids]:
+        # The same passages are candidates of many queries; tokenising them again would cost as much as scoring.
+        if len(self._documents) > _MAX_CACHED:
+            self._documents.clear()
+        missing = [d for d in dict.fromkeys(documents) if d not in self._documents]
+        tokens = self.document_tokens(missing)
+        self._documents.update((document, tokens[i]) for i, document in enumerate(missing))
+        return [self._documents[d] for d in documents]
+
+
+def _probability(logits_N2: Vectors) -> Vectors:
+    """Softmax over (no, yes), second entry; written as a sigmoid of the difference."""
+    return (1.0 / (1.0 + np.exp(logits_N2[:, 0].astype(np.float64) - logits_N2[:, 1]))).astype(np.float32)

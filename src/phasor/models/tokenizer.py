@@ -1,0 +1,55 @@
+"""A tokenizer for a backbone that starts from nothing: byte-level BPE trained on the tasks' own corpora.
+
+White space separates and is dropped, letters are folded to lower case and identifiers are split at case changes
+and signs, so that a word has one token sequence wherever it stands: `GzipFile.read_text` becomes
+`gzip file . read _ text`. A small model that must match words cannot afford four spellings of each.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+
+from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+from transformers import PreTrainedTokenizerFast
+
+from phasor.data.records import read_corpus
+from phasor.data.templates import render_document
+from phasor.models.tokens import END_OF_TEXT
+
+PAD = "<|pad|>"
+_CASE_CHANGE = r"(?<=[\p{Ll}\p{N}])(?=\p{Lu})"
+_PIECES = r"\p{L}\p{M}*(?:\p{L}|\p{M})*|\p{N}|[^\s\p{L}\p{N}]"
+# Far more often than the rarest merge that fits into a vocabulary, so that the answers become one token each.
+_ANSWERS = "yes no " * 50_000
+
+
+def train_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenizerFast:
+    """Train on texts. `yes` and `no` are single tokens; `<|endoftext|>` and a padding token exist.
+
+    Equal texts give an equal tokenizer.
+    """
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.normalizer = normalizers.Sequence([normalizers.NFC(), normalizers.Replace(Regex(_CASE_CHANGE), " "), normalizers.Lowercase()])
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([
+        pre_tokenizers.Split(Regex(r"\s+"), "removed"),
+        pre_tokenizers.Split(Regex(_PIECES), "isolated"),
+        pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+    ])
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size, special_tokens=[END_OF_TEXT, PAD], show_progress=False,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+    )
+    tokenizer.train_from_iterator(_with_answers(texts), trainer)
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token=END_OF_TEXT, pad_token=PAD, clean_up_tokenization_spaces=False)
+
+
+def corpus_texts(corpora: Mapping[str, Path]) -> Iterator[str]:
+    """Rendered passages of all tasks, each with its source, whose identifiers queries may name."""
+    for path in corpora.values():
+        for passage in read_corpus(path):
+            yield f"{passage.source}\n{render_document(passage.title, passage.text)}"
+
+
+def _with_answers(texts: Iterable[str]) -> Iterator[str]:
+    yield _ANSWERS
+    yield from texts
