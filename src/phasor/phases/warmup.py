@@ -1,0 +1,27 @@
+"""Phase warmup: one model on equal shares of every task. Lychee paper section 3.2 (1)."""
+
+from phasor.artifacts import Report
+from phasor.config.model import ScratchBackbone
+from phasor.models.loading import load_backbone, make_network, save_model
+from phasor.phases import Job, Paths
+from phasor.training import distributed
+from phasor.training.phase import fit
+
+
+def run(job: Job, inputs: Paths, outputs: Paths) -> Report:
+    """Train the backbone on all tasks and write the warm-up model; a backbone from nothing is kept as `initial/`."""
+    assert job.role, "warmup runs once per role"
+    distributed.join()
+    recipe, collected, target = job.recipe, inputs.parts("data"), outputs.one("model")
+    config, settings = recipe.model.of(job.role), recipe.warmup.of(job.role)
+    corpora = {task: folder / "corpus.parquet" for task, folder in collected.items()}
+    model, tokenizer = load_backbone(config, job.role, corpora, recipe.seed)
+    if isinstance(config.backbone, ScratchBackbone) and distributed.rank() == 0:
+        save_model(model, tokenizer, target / "initial")
+    network = make_network(model, tokenizer, config, job.role)
+    adapter, report = fit(job, network, settings, collected, inputs.parts("mined"), settings.max_examples)
+    if adapter:
+        adapter.fold()
+    if distributed.rank() == 0:
+        save_model(network.model, tokenizer, target)
+    return report

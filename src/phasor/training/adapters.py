@@ -1,0 +1,61 @@
+"""LoRA adapters on every linear layer, by peft: put on, saved, folded into the weights. Lychee paper section 4.1."""
+
+import json
+from pathlib import Path
+
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from safetensors import SafetensorError
+from transformers import PreTrainedModel
+
+from phasor.artifacts import digest_json, sha256_file, write_json
+from phasor.config.training import AdapterConfig
+from phasor.errors import ModelError
+from phasor.models.network import Network
+
+_CONFIG = "adapter_config.json"
+_BASE = "base.json"
+
+
+class Adapter:
+    """A fresh adapter on a network, whose other weights it freezes."""
+
+    def __init__(self, network: Network, config: AdapterConfig, seed: int) -> None:
+        lora = LoraConfig(r=config.rank, lora_alpha=config.alpha, lora_dropout=config.dropout, target_modules="all-linear")  # type: ignore[arg-type]
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            self._model = get_peft_model(network.model, lora)
+
+    def fold(self) -> None:
+        """Add the adapter to the weights and take it off."""
+        self._model.merge_and_unload()  # type: ignore[operator]
+
+    def save(self, folder: Path, base: Path) -> None:
+        """Write the adapter and the digest of the model it belongs to; equal adapters give equal bytes."""
+        self._model.save_pretrained(str(folder))
+        (folder / "README.md").unlink(missing_ok=True)
+        config = json.loads((folder / _CONFIG).read_text(encoding="utf-8"))
+        config |= {"base_model_name_or_path": None, "target_modules": sorted(config["target_modules"])}
+        write_json(dict(sorted(config.items())), folder / _CONFIG)
+        write_json({"weights": weights_digest(base)}, folder / _BASE)
+
+
+def weights_digest(folder: Path) -> str:
+    """One digest for all weight files of a model folder."""
+    return digest_json([sha256_file(path) for path in sorted(folder.glob("*.safetensors"))])
+
+
+def check_base(specialist: Path, base: Path) -> None:
+    """Raise ModelError if an adapter was trained on other weights than those of `base`."""
+    record = specialist / _BASE
+    if record.is_file() and json.loads(record.read_text(encoding="utf-8"))["weights"] != weights_digest(base):
+        raise ModelError(f"the adapter in {specialist} was trained on another model than {base}. Train the specialist again from this warm-up model.")
+
+
+def fold_saved(model: PreTrainedModel, specialist: Path) -> PreTrainedModel:
+    """A model with a saved adapter folded in. Raises ModelError if the adapter does not fit."""
+    try:
+        return PeftModel.from_pretrained(model, str(specialist)).merge_and_unload()  # type: ignore[operator,no-any-return]
+    except (RuntimeError, ValueError, KeyError, OSError, SafetensorError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise ModelError(f"the adapter in {specialist} does not fit its model: {reason}. Train the specialist again from this warm-up model.") from None

@@ -1,0 +1,81 @@
+"""Resumable state: complete or absent, safetensors and JSON only.
+
+A checkpoint is written aside, synced and renamed; older ones go only after it stands. It carries a fingerprint of
+everything that decides the run, and one that does not match is not used.
+"""
+
+import json
+import shutil
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from phasor.artifacts import publish, write_json
+
+_PREFIX = "checkpoint-"
+
+
+@dataclass
+class Progress:
+    """How far a run is.
+
+    Attributes:
+        step: optimiser steps done; with the plan, the whole state of the sampler.
+        examples, tokens: consumed so far over all ranks.
+        trace: what was logged so far.
+    """
+
+    step: int = 0
+    examples: int = 0
+    tokens: int = 0
+    trace: list[dict[str, Any]] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A state read back."""
+
+    progress: Progress
+    tensors: dict[str, Tensor]
+
+
+def save(folder: Path, fingerprint: str, progress: Progress, tensors: dict[str, Tensor]) -> None:
+    """Write a checkpoint below `folder` and remove those before it."""
+    target = folder / f"{_PREFIX}{progress.step:08d}"
+    aside = folder / f".{target.name}.partial"
+    shutil.rmtree(aside, ignore_errors=True)
+    aside.mkdir(parents=True)
+    save_file({name: value.contiguous() for name, value in (tensors | random_states()).items()}, aside / "state.safetensors")
+    write_json({"fingerprint": fingerprint, "progress": asdict(progress)}, aside / "state.json")
+    publish(aside, target)
+    for older in folder.glob(f"{_PREFIX}*"):
+        if older != target:
+            shutil.rmtree(older, ignore_errors=True)
+
+
+def load(folder: Path, fingerprint: str) -> Checkpoint | None:
+    """The newest checkpoint below `folder` of a run with this fingerprint."""
+    for candidate in sorted(folder.glob(f"{_PREFIX}*"), reverse=True):
+        state = json.loads((candidate / "state.json").read_text(encoding="utf-8"))
+        if state["fingerprint"] == fingerprint:
+            return Checkpoint(Progress(**state["progress"]), load_file(candidate / "state.safetensors"))
+    return None
+
+
+def random_states() -> dict[str, Tensor]:
+    """States of the generators that dropout draws from."""
+    states = {"random/cpu": torch.get_rng_state()}
+    if torch.cuda.is_available():
+        states["random/cuda"] = torch.cuda.get_rng_state()
+    return states
+
+
+def restore_random_states(tensors: dict[str, Tensor]) -> None:
+    """Put the generators back."""
+    torch.set_rng_state(tensors["random/cpu"])
+    if "random/cuda" in tensors and torch.cuda.is_available():
+        torch.cuda.set_rng_state(tensors["random/cuda"])

@@ -1,0 +1,63 @@
+"""nDCG@10 during training, on a small fixed corpus: the positives and negatives of a few dev queries.
+
+It tells whether training goes the right way; it is not comparable with scores on a whole corpus.
+"""
+
+from collections.abc import Mapping
+
+import numpy as np
+import pytrec_eval
+
+from phasor.data.records import Passage
+from phasor.data.templates import render_document
+from phasor.models.embedder import Embedder
+from phasor.models.network import Network
+from phasor.models.reranker import Reranker
+from phasor.training.data import TaskData
+
+_BATCH = 32
+
+
+class DevSet:
+    """Dev queries of every task with their passages."""
+
+    def __init__(self, tasks: Mapping[str, TaskData]) -> None:
+        self._tasks = {name: data for name, data in tasks.items() if data.examples}
+
+    def ndcg_at_10(self, network: Network) -> dict[str, float]:
+        """Mean nDCG@10 per task."""
+        return {name: self._score(network, data) for name, data in self._tasks.items()}
+
+    def _score(self, network: Network, data: TaskData) -> float:
+        run = _retrieve(network, data) if isinstance(network, Embedder) else _rerank(network, data)
+        qrels = {e.id: dict.fromkeys(e.positives, 1) for e in data.examples}
+        results = pytrec_eval.RelevanceEvaluator(qrels, {"ndcg_cut.10"}).evaluate(run)
+        return float(np.mean([result["ndcg_cut_10"] for result in results.values()]))
+
+
+def _retrieve(embedder: Embedder, data: TaskData) -> dict[str, dict[str, float]]:
+    ids = list(dict.fromkeys(p for e in data.examples for p in (*e.positives, *e.negatives)))
+    p_PD = embedder.encode_documents([_text(data.passages[i]) for i in ids], _BATCH)
+    q_QD = embedder.encode_queries([e.query for e in data.examples], [e.instruction for e in data.examples], _BATCH)
+    scores = q_QD @ p_PD.T
+    return {e.id: dict(zip(ids, row.tolist(), strict=True)) for e, row in zip(data.examples, scores, strict=True)}
+
+
+def _rerank(network: Network, data: TaskData) -> dict[str, dict[str, float]]:
+    assert isinstance(network, Reranker), "there are two kinds of network"
+    pairs, owners = [], []
+    heads = network.head_tokens([e.query for e in data.examples], [e.instruction for e in data.examples])
+    for number, example in enumerate(data.examples):
+        candidates = list(dict.fromkeys((*example.positives, *example.negatives)))
+        tokens = network.document_tokens([_text(data.passages[i]) for i in candidates])
+        pairs += [network.pair(heads[number], tokens[i]) for i in range(len(tokens))]
+        owners += [(example.id, candidate) for candidate in candidates]
+    run: dict[str, dict[str, float]] = {e.id: {} for e in data.examples}
+    for (query, passage), score in zip(owners, network.score_pairs(pairs, _BATCH).tolist(), strict=True):
+        run[query][passage] = score
+    return run
+
+
+def _text(passage: Passage) -> str:
+    return render_document(passage.title, passage.text)
+

@@ -1,0 +1,121 @@
+"""From a batch to its loss, whole or piece by piece.
+
+Shapes: N sequences of a rank's batch, Q queries and P passages among them, D embedding size.
+"""
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from phasor.config.training import InfoNCEConfig
+from phasor.losses.gradcache import GradCache
+from phasor.losses.infonce import Candidates, infonce
+from phasor.losses.matryoshka import matryoshka
+from phasor.losses.yes_no import yes_no
+from phasor.models.network import Network
+from phasor.models.tokens import Order, TokenBatch, plan_batches
+from phasor.training.data import Batch, EmbedBatch, LossConfig, RerankBatch
+from phasor.training.distributed import gather_ids, gather_rows, most, world_size
+
+Forward = Callable[[TokenBatch], Tensor]
+
+
+def batch_loss(network: Network, batch: Batch, loss: LossConfig, max_tokens: int = 65_536) -> Tensor:
+    """The training loss of a batch as a differentiable scalar, in nats, mean over queries or pairs.
+
+    Args:
+        network: embedder or reranker; gradients reach whatever its forward pass depends on.
+        batch: from a `TrainingSet` of the same role.
+        loss: settings of the role's loss.
+        max_tokens: tokens, padding included, per forward pass.
+    """
+    pieces = _pieces(batch, max_tokens)
+    rows = torch.cat([network(network.batch([batch.sequences[i] for i in piece])) for piece in pieces])
+    return _loss(rows[_inverse(pieces, rows.device)], batch, loss)
+
+
+def backward_loss(network: Network, forward: Forward, backward: Callable[[Tensor], None], batch: Batch, loss: LossConfig, max_tokens: int) -> float:
+    """Accumulate the gradients of `batch_loss` with at most `max_tokens` tokens of activations; return the loss.
+
+    Args:
+        network: pads the sequences.
+        forward: the network, or what wraps it in a distributed run.
+        backward: receives each scalar that is to be differentiated.
+        batch, loss: as in `batch_loss`.
+        max_tokens: tokens, padding included, per forward pass.
+    """
+    pieces = _pieces(batch, max_tokens)
+    tokens = [network.batch([batch.sequences[i] for i in piece]) for piece in pieces]
+    # Sharded weights are gathered in every pass, so all ranks make equally many; the extra ones count nothing.
+    extra = tokens[-1:] * (most(len(tokens)) - len(tokens))
+    if isinstance(batch, RerankBatch):
+        return _separate(forward, backward, batch, pieces, tokens, extra)
+    inverse = _inverse(pieces, network.device)
+    cache = GradCache(forward, backward, replay_randomness=_has_dropout(network))
+    return cache.step(extra + tokens, lambda rows: _loss(rows[sum(len(e.ids) for e in extra) :][inverse], batch, loss))
+
+
+def _separate(
+    forward: Forward, backward: Callable[[Tensor], None], batch: RerankBatch, pieces: Sequence[Order],
+    tokens: Sequence[TokenBatch], extra: Sequence[TokenBatch],
+) -> float:
+    """Pairs do not meet in the loss, so each piece's gradient is complete by itself and one pass is enough."""
+    total = 0.0
+    for piece, part in zip(pieces, tokens, strict=True):
+        value = _yes_no(forward(part), batch, piece)
+        backward(value)
+        total += float(value.detach())
+    for part in extra:
+        backward(forward(part).sum() * 0.0)
+    return total
+
+
+def _loss(rows: Tensor, batch: Batch, loss: LossConfig) -> Tensor:
+    if isinstance(batch, RerankBatch):
+        return _yes_no(rows, batch, np.arange(len(batch.relevant)))
+    assert isinstance(loss, InfoNCEConfig), "InfoNCE settings belong to embedder batches"
+    return _infonce(rows, batch, loss)
+
+
+def _yes_no(logits_N2: Tensor, batch: RerankBatch, piece: Order) -> Tensor:
+    relevant = torch.from_numpy(batch.relevant[piece]).to(logits_N2.device)
+    return yes_no(logits_N2, relevant) * (world_size() / batch.num_pairs)
+
+
+def _infonce(rows_ND: Tensor, batch: EmbedBatch, loss: InfoNCEConfig) -> Tensor:
+    """Mean over the step's queries; several ranks share their passages, each once."""
+    device, queries = rows_ND.device, len(batch.target)
+    spread = batch.in_batch and loss.in_batch != "none"
+    q_QD, p_PD, passage = rows_ND[:queries], rows_ND[queries:], batch.passage
+    g_GD, positive_G = q_QD[:0], batch.target[:0]
+    if spread:
+        passage, first = np.unique(gather_ids(batch.passage, device), return_index=True)
+        p_PD = gather_rows(p_PD)[torch.from_numpy(first).to(device)]
+    if spread and loss.in_batch == "docs+queries":
+        g_GD, positive_G = gather_rows(q_QD), gather_ids(batch.target, device)
+    candidates = Candidates(*(torch.from_numpy(ids).to(device) for ids in (passage, batch.target, batch.own, batch.positives)))
+    others_G = torch.from_numpy(positive_G).to(device)
+    sizes = [queries, len(p_PD), len(g_GD)]
+
+    def value(vectors: Tensor) -> Tensor:
+        q, p, g = vectors.split(sizes)
+        return infonce(q, p, candidates, loss, in_batch=batch.in_batch, others=(g, others_G))
+
+    total = matryoshka(value, torch.cat([q_QD, p_PD, g_GD]), loss.matryoshka_dims)
+    return total * (world_size() / batch.num_examples)
+
+
+def _pieces(batch: Batch, max_tokens: int) -> list[Order]:
+    lengths = np.fromiter((len(s) for s in batch.sequences), np.int64, len(batch.sequences))
+    return plan_batches(lengths, max_tokens)
+
+
+def _inverse(pieces: Sequence[Order], device: torch.device) -> Tensor:
+    """[N] where each sequence's row stands after the pieces were put together."""
+    return torch.from_numpy(np.argsort(np.concatenate(pieces))).to(device)
+
+
+def _has_dropout(network: Network) -> bool:
+    return any(isinstance(m, torch.nn.Dropout) and m.p > 0 for m in network.modules()) or float(getattr(network.model.config, "attention_dropout", 0) or 0) > 0
