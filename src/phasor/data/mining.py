@@ -10,7 +10,7 @@ import zlib
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import TYPE_CHECKING
 
 import faiss
 import numpy as np
@@ -22,19 +22,12 @@ from phasor.data.templates import render_document
 from phasor.errors import DataError
 from phasor.progress import progress
 
+if TYPE_CHECKING:
+    from phasor.data.teachers import TeacherModel
+
 # Shapes: B queries of one search batch, K candidates of a query, N distinct texts, D embedding size.
 Floats = NDArray[np.float32]
 Rows = NDArray[np.int64]
-
-
-class Encoder(Protocol):
-    """What mining needs of a teacher."""
-
-    def encode_documents(self, texts: Sequence[str]) -> Floats:
-        """L2-normalised vectors [N, D]."""
-
-    def encode_queries(self, texts: Sequence[str]) -> Floats:
-        """L2-normalised vectors [B, D]."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +63,7 @@ class Miner:
         seed: for `sampling="random"`; each example draws from its own stream, so order does not matter.
     """
 
-    def __init__(self, passages: Sequence[Passage], teacher: Encoder, config: MineConfig, seed: int) -> None:
+    def __init__(self, passages: Sequence[Passage], teacher: "TeacherModel", config: MineConfig, seed: int) -> None:
         self._teacher, self._config, self._seed = teacher, config, seed
         distinct: dict[str, int] = {}
         self._row_of = {p.id: distinct.setdefault(p.text, len(distinct)) for p in passages}

@@ -21,6 +21,9 @@ Vectors = NDArray[np.float32]
 _CJK = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7af"
 _WORD = re.compile(rf"[{_CJK}]+|[^\W_{_CJK}]+(?:_[^\W_{_CJK}]+)*")
 _BOUNDARY = re.compile("_|(?<=[a-z])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])|(?<=[A-Za-z])(?=[0-9])|(?<=[0-9])(?=[A-Za-z])")
+_FUNCTION_WORDS = frozenset(
+    {"a", "an", "and", "are", "as", "at", "be", "by", "for", "in", "is", "it", "of", "on", "or", "that", "the", "this", "to", "who", "with"}
+)
 _CACHE_SIZE = 1 << 17
 _RARE_TERM_CORPUS = 1000  # from this many texts on, a term of a single text says nothing about two texts
 
@@ -171,7 +174,8 @@ def _normalize(vectors: NDArray[Any]) -> Vectors:
 
 def _terms_or_text(text: str) -> list[str]:
     # A text of punctuation alone is its own term, so that a vocabulary is never empty.
-    return terms(text) or [text]
+    found = terms(text)
+    return [term for term in found if term not in _FUNCTION_WORDS] or found or [text]
 
 
 @cache

@@ -4,6 +4,7 @@ import re
 import unicodedata
 from collections import Counter
 from collections.abc import Mapping
+from functools import lru_cache
 
 from phasor.config.data import FilterConfig
 from phasor.data.near_duplicates import SHINGLE_WORDS, words
@@ -67,10 +68,15 @@ def format_error(row: SyntheticRow, passage: Passage, config: FilterConfig) -> s
 
 def written_in(text: str, language: str) -> bool:
     """Whether enough letters of a text belong to the script of a language (ISO 639-1)."""
-    counts = Counter(unicodedata.name(character, "?").split()[0] for character in text if character.isalpha())
+    counts = Counter(_script(character) for character in text if character.isalpha())
     expected = _SCRIPTS.get(language, _LATIN)
     share = sum(counts[script] for script in expected) / max(1, counts.total())
     return share >= (_MIN_SCRIPT_SHARE if language in _SCRIPTS else 1 - _MIN_SCRIPT_SHARE)
+
+
+@lru_cache(4096)
+def _script(letter: str) -> str:
+    return unicodedata.name(letter, "?").split()[0]
 
 
 def copied_fraction(query: str, passage: str) -> float:

@@ -181,7 +181,7 @@ def _question(clause: str, rng: Random) -> str:
     if _IMPERATIVE.match(clause):
         return f"how to {_lower(clause)}"
     if m := _SUBJECT.match(clause):
-        noun = re.match(r"(a|an|the|one|used|not)\b", m[3])
+        noun = re.match(r"(?:be )?(a|an|the|one|used|not)\b", m[3])
         return f"what {m[2]} {m[3]}" if noun or m[1].lower() in ("it", "this") else f"when {m[2]} {_lower(m[1])} {m[3]}"
     if not _FINITE.search(clause):
         return f"{rng.choice(['how to find', 'what is meant by', 'where can I set'])} {_lower(clause)}"

@@ -29,8 +29,8 @@ _PARAMETER = re.compile(r"(?:^|,)\s*\*{0,2}([A-Za-z_]\w*)")
 _DUNDER = re.compile(r"^_*(init|call|new|main|repr|str|enter|exit|iter|next|len|eq|hash)_*$")
 _CODE_STOP_WORDS = frozenset({"self", "cls", "def", "return", "returns", "none", "true", "false", "args", "kwargs", "str", "int"})
 WEAK_END = frozenset({
-    "a", "an", "and", "any", "as", "at", "be", "but", "by", "for", "from", "if", "in", "into", "is", "it", "its", "not", "of", "on", "one",
-    "or", "that", "the", "then", "this", "to", "what", "when", "which", "will", "with", "you", "your",
+    "a", "an", "and", "any", "as", "at", "be", "but", "by", "for", "from", "if", "in", "into", "is", "it", "its", "not", "of", "on", "or",
+    "that", "the", "then", "this", "to", "what", "when", "which", "will", "with", "you", "your",
 })
 """Words that no sentence ends with."""
 
