@@ -34,7 +34,7 @@ class MtebEmbedder(AbsEncoder):
         self.mteb_model_meta = ModelMeta.create_empty({"name": "phasor/embed"})
         self._embedder, self._batch_size = embedder, batch_size
 
-    def encode(  # type: ignore[override]
+    def encode(
         self, inputs: Batches, *, task_metadata: Any, prompt_type: PromptType | None = None, **_: Any
     ) -> NDArray[np.float32]:
         """Vectors of passages (no instruction) or of queries; texts of symmetric tasks count as queries."""
@@ -65,13 +65,25 @@ class MtebReranker:
         return np.concatenate(scores)
 
 
-def run_benchmarks(
-    names: Sequence[str], model: MtebEmbedder | MtebReranker, predictions: Path, first_stage: Path | None, batch_size: int, top_k: int
-) -> dict[str, dict[str, float]]:
-    """Main score of every task of every benchmark.
+def find_tasks(name: str) -> list[AbsTask]:
+    """The tasks of an mteb benchmark, or the one task of that name. Raises DataError if mteb knows neither."""
+    try:
+        return list(mteb.get_benchmark(name).tasks)
+    except KeyError:
+        pass
+    try:
+        return [mteb.get_task(name)]
+    except KeyError as error:
+        raise DataError(f"evaluate.benchmarks: mteb knows no {name!r}: {error.args[0]} See mteb.get_benchmarks().") from None
+
+
+def score_tasks(
+    tasks: Sequence[AbsTask], model: MtebEmbedder | MtebReranker, predictions: Path, first_stage: Path | None, batch_size: int, top_k: int
+) -> dict[str, float]:
+    """Main score of every task by name.
 
     Args:
-        names: mteb benchmarks or tasks.
+        tasks: of mteb.
         model: the adapter of the final model.
         predictions: folder for what mteb retrieves, as the reranker's first stage.
         first_stage: that folder of the embedder; None for the embedder itself. Tasks that bring no candidates of their
@@ -80,19 +92,17 @@ def run_benchmarks(
         top_k: passages of the first stage that are reranked.
 
     Raises:
-        DataError: an unknown name, or data that cannot be reached.
+        DataError: data that cannot be reached.
     """
-    found: dict[str, dict[str, float]] = {}
-    for name in names:
-        found[name] = {}
-        for task in _tasks(name):
-            _load(task, name)
-            if first_stage is None or _prepare_reranking(task, first_stage, top_k):
-                result = mteb.evaluate(
-                    model, task, cache=None, co2_tracker=False, prediction_folder=predictions,  # type: ignore[arg-type]
-                    show_progress_bar=False, encode_kwargs={"batch_size": batch_size},
-                )
-                found[name][task.metadata.name] = float(result.task_results[0].get_score())
+    found = {}
+    for task in tasks:
+        _load(task)
+        if first_stage is None or _prepare_reranking(task, first_stage, top_k):
+            result = mteb.evaluate(
+                model, task, cache=None, co2_tracker=False, prediction_folder=predictions,  # type: ignore[arg-type]
+                show_progress_bar=False, encode_kwargs={"batch_size": batch_size},
+            )
+            found[task.metadata.name] = float(result.task_results[0].get_score())
     return found
 
 
@@ -107,24 +117,13 @@ def _prepare_reranking(task: AbsTask, first_stage: Path, top_k: int) -> bool:
     return True
 
 
-def _tasks(name: str) -> list[AbsTask]:
-    try:
-        return list(mteb.get_benchmark(name).tasks)
-    except KeyError:
-        pass
-    try:
-        return [mteb.get_task(name)]
-    except KeyError as error:
-        raise DataError(f"evaluate.benchmarks: mteb knows no {name!r}: {error.args[0]} See mteb.get_benchmarks().") from None
-
-
-def _load(task: AbsTask, benchmark: str) -> None:
+def _load(task: AbsTask) -> None:
     for part in task.metadata.tasks if isinstance(task, AbsTaskAggregate) else [task]:
         try:
             part.load_data()
         except (OSError, ValueError) as error:
             raise DataError(
-                f"evaluate.benchmarks: the data of {part.metadata.name} ({benchmark}) cannot be loaded: {error}. "
+                f"evaluate.benchmarks: the data of {part.metadata.name} cannot be loaded: {error}. "
                 "Connect to the hub, or fill its cache elsewhere and copy it here, or take the name out of the recipe."
             ) from None
 

@@ -41,7 +41,8 @@ def candidates(job: Job, role: Role, inputs: Paths) -> list[Candidate]:
     warmup = inputs.one("warmup")
 
     def network(load: Callable[[], Any]) -> Network:
-        return make_network(*load(), model, role)
+        weights, tokenizer = load()
+        return make_network(weights, tokenizer, model, role)
 
     def stored(folder: Path) -> Callable[[], Network]:
         return partial(network, partial(load_model, folder, role))

@@ -4,6 +4,7 @@ The embedder stands beside BM25. The reranker reorders the final embedder's runs
 beside BM25 and beside the best order possible.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from torch import nn
 
 from phasor.config.base import Role
 from phasor.data.records import read_examples
-from phasor.evaluation.benchmarks import MtebEmbedder, MtebReranker, run_benchmarks
+from phasor.evaluation.benchmarks import MtebEmbedder, MtebReranker, find_tasks, score_tasks
 from phasor.evaluation.bm25 import Analyzer, Bm25, tune
 from phasor.evaluation.candidates import FINAL, candidates, specialist
 from phasor.evaluation.comparisons import SPECIALISTS, Table, checks, comparisons
@@ -27,6 +28,7 @@ from phasor.models.embedder import Embedder
 from phasor.models.network import Network
 from phasor.models.reranker import Reranker
 from phasor.phases import Job, Paths
+from phasor.progress import progress
 
 SCORES, RUNS, PER_QUERY, PREDICTIONS = "scores.json", "runs", "per_query.parquet", "predictions"
 """Names inside the evaluation folder; metrics.json, table.md and report.html are written by the phase."""
@@ -108,7 +110,7 @@ def _take_first_stage(evaluation: Evaluation) -> dict[str, TopRanked]:
     """Rows of the embedder's evaluation, the oracle's row, and the candidates of every query."""
     folder = evaluation.inputs.one(FIRST_STAGE)
     before = read_per_query(folder / PER_QUERY)
-    top_ranked = {}
+    top_ranked: dict[str, TopRanked] = {}
     for name, task in evaluation.tasks.items():
         evaluation.values.setdefault(BM25, {})[name] = before[BM25, name]
         evaluation.values.setdefault(FIRST_STAGE, {})[name] = before[FINAL, name]
@@ -120,23 +122,28 @@ def _take_first_stage(evaluation: Evaluation) -> dict[str, TopRanked]:
 
 def _score_models(evaluation: Evaluation, top_ranked: dict[str, TopRanked]) -> dict[str, dict[str, float]]:
     """Score every candidate; returns the benchmarks of the final one."""
+    models = candidates(evaluation.job, evaluation.role, evaluation.inputs)
+    queries = {name: len(task.test.examples) for name, task in evaluation.tasks.items()}
     benchmarks: dict[str, dict[str, float]] = {}
-    for candidate in candidates(evaluation.job, evaluation.role, evaluation.inputs):
-        network = candidate.load()
-        evaluation.count_tokens(network)
-        for task in candidate.tasks:
-            searcher = _searcher(f"{candidate.name} {task}", network, evaluation)
-            evaluation.measure(candidate.name, task, searcher, top_ranked.get(task))
-        if candidate.name == FINAL:
-            benchmarks = _benchmarks(network, evaluation)
+    with progress(sum(queries[task] for model in models for task in model.tasks), f"evaluate {evaluation.role}", "query") as bar:
+        for model in models:
+            network = model.load()
+            evaluation.count_tokens(network)
+            for task in model.tasks:
+                bar.set_postfix_str(f"{model.name} on {task}")
+                before = bar.n
+                evaluation.measure(model.name, task, _searcher(model.name, network, evaluation, bar.update), top_ranked.get(task))
+                bar.update(before + queries[task] - bar.n)
+            if model.name == FINAL:
+                benchmarks = _benchmarks(network, evaluation)
     _gather_specialists(evaluation)
     return benchmarks
 
 
-def _searcher(name: str, network: Network, evaluation: Evaluation) -> Searcher:
+def _searcher(name: str, network: Network, evaluation: Evaluation, tick: Callable[[], object]) -> Searcher:
     config = evaluation.job.recipe.evaluate
     if isinstance(network, Reranker):
-        return RerankerSearcher(name, network, config.batch_size, config.rerank_top_k)
+        return RerankerSearcher(name, network, config.batch_size, config.rerank_top_k, tick)
     assert isinstance(network, Embedder)
     return EmbedderSearcher(name, network, config.batch_size)
 
@@ -160,8 +167,16 @@ def _benchmarks(network: Network, evaluation: Evaluation) -> dict[str, dict[str,
     if not config.benchmarks:
         return {}
     first_stage = evaluation.inputs.one(FIRST_STAGE) / PREDICTIONS if evaluation.role == "rerank" else None
-    model = MtebReranker(network, config.batch_size) if isinstance(network, Reranker) else MtebEmbedder(network, config.batch_size)
-    return run_benchmarks(config.benchmarks, model, evaluation.out / PREDICTIONS, first_stage, config.batch_size, config.rerank_top_k)
+    if isinstance(network, Reranker):
+        model: MtebEmbedder | MtebReranker = MtebReranker(network, config.batch_size)
+    else:
+        assert isinstance(network, Embedder)
+        model = MtebEmbedder(network, config.batch_size)
+    predictions = evaluation.out / PREDICTIONS
+    return {
+        name: score_tasks(find_tasks(name), model, predictions, first_stage, config.batch_size, config.rerank_top_k)
+        for name in config.benchmarks
+    }
 
 
 def _contamination(evaluation: Evaluation) -> Contamination:

@@ -1,6 +1,7 @@
 """What is scored, as mteb search models: the embedder, the reranker over a first stage, BM25, and the best order possible."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import faiss
@@ -9,7 +10,6 @@ from mteb.models import ModelMeta
 from phasor.data.templates import render_document
 from phasor.evaluation.bm25 import Bm25
 from phasor.evaluation.metrics import Qrels, Run
-from phasor.progress import progress
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -17,19 +17,18 @@ if TYPE_CHECKING:
     from phasor.models.embedder import Embedder
     from phasor.models.reranker import Reranker
 
-TopRanked = dict[str, list[str]]
+TopRanked = Mapping[str, list[str]]
 """Query id to candidate passage ids, best first."""
 
 
 class Searcher(ABC):
     """An mteb `SearchProtocol` over texts: mteb hands in a corpus, then queries, and gets a run.
 
-    Attributes:
-        name: printed beside the progress bar.
+    Args:
+        name: of the model.
     """
 
     def __init__(self, name: str) -> None:
-        self.name = name
         self.mteb_model_meta = ModelMeta.create_empty({"name": f"phasor/{name}"})
         self._ids: list[str] = []
         self._texts: list[str] = []
@@ -60,7 +59,7 @@ class EmbedderSearcher(Searcher):
     def rank(self, ids: list[str], queries: list[str], instructions: list[str], top_k: int, top_ranked: TopRanked | None) -> Run:
         """Scores of the nearest passages."""
         assert top_ranked is None, "the embedder is the first stage"
-        documents_PD = self._embedder.encode_documents(self._texts, self._batch_size, f"{self.name} passages")
+        documents_PD = self._embedder.encode_documents(self._texts, self._batch_size)
         queries_QD = self._embedder.encode_queries(queries, instructions, self._batch_size)
         scores_QK, rows_QK = faiss.knn(queries_QD, documents_PD, min(top_k, len(documents_PD)), faiss.METRIC_INNER_PRODUCT)
         return {
@@ -74,23 +73,23 @@ class RerankerSearcher(Searcher):
 
     Args:
         depth: passages of each list that are reordered.
+        tick: called after every query.
     """
 
-    def __init__(self, name: str, reranker: "Reranker", batch_size: int, depth: int) -> None:
+    def __init__(self, name: str, reranker: "Reranker", batch_size: int, depth: int, tick: Callable[[], object]) -> None:
         super().__init__(name)
-        self._reranker, self._batch_size, self._depth = reranker, batch_size, depth
+        self._reranker, self._batch_size, self._depth, self._tick = reranker, batch_size, depth, tick
 
     def rank(self, ids: list[str], queries: list[str], instructions: list[str], top_k: int, top_ranked: TopRanked | None) -> Run:
         """Probability of yes for the head; -1, -2, … for the rest."""
         assert top_ranked is not None, "a reranker needs a first stage"
         texts = dict(zip(self._ids, self._texts, strict=True))
         run: Run = {}
-        with progress(len(ids), f"{self.name} queries", "query") as bar:
-            for query_id, query, instruction in zip(ids, queries, instructions, strict=True):
-                head, rest = top_ranked[query_id][: self._depth], top_ranked[query_id][self._depth : top_k]
-                scores = self._reranker.score(instruction, query, [texts[p] for p in head], self._batch_size)
-                run[query_id] = dict(zip(head, map(float, scores), strict=True)) | {p: -1.0 - i for i, p in enumerate(rest)}
-                bar.update()
+        for query_id, query, instruction in zip(ids, queries, instructions, strict=True):
+            head, rest = top_ranked[query_id][: self._depth], top_ranked[query_id][self._depth : top_k]
+            scores = self._reranker.score(instruction, query, [texts[p] for p in head], self._batch_size)
+            run[query_id] = dict(zip(head, map(float, scores), strict=True)) | {p: -1.0 - i for i, p in enumerate(rest)}
+            self._tick()
         return run
 
 

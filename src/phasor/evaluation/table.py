@@ -11,7 +11,7 @@ from phasor.evaluation.scores import Scores
 ROLE_TITLES = {"embed": "Embedder", "rerank": "Reranker"}
 _LABELS = {
     "bm25": "BM25", "first_stage": "first stage (final embedder)", "oracle": "best order possible", "initial": "untrained",
-    "warmup": "warm-up", "specialists": "specialists, own task each",
+    "warmup": "warm-up", "specialists": "specialists (own task)",
 }
 
 
