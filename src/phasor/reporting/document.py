@@ -1,0 +1,104 @@
+"""The schema of report.json: all that a run says about itself."""
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from phasor.artifacts import Cost, Report, code_digest, library_versions
+from phasor.config.base import Role
+from phasor.errors import ArtifactError
+from phasor.evaluation.scores import Contamination, Scores
+from phasor.phases import PHASES, Job
+from phasor.recipe import Recipe, dump_recipe
+
+Parsed = TypeVar("Parsed", bound=BaseModel)
+
+
+class RunReport(BaseModel):
+    """Everything the report page shows.
+
+    Attributes:
+        name, seed: of the recipe.
+        recipe: YAML of what differs from the defaults.
+        tasks: in recipe order.
+        code_rev, versions: what computed it.
+        roles: role to scores.
+        contamination: test passages that training may have seen, by task.
+        phases: the report of every job that ran, in order of the phases.
+        total: cost of all of them, synthesis and mining included.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    schema_version: int = 1
+    name: str
+    seed: int
+    recipe: str
+    tasks: list[str]
+    code_rev: str
+    versions: dict[str, str]
+    roles: dict[Role, Scores]
+    contamination: Contamination | None
+    phases: list[Report]
+    total: Cost = Field(description="Peaks are the highest of any phase; the rest are sums.")
+
+    @property
+    def passed(self) -> bool:
+        """Whether every required check and every gate holds."""
+        required = [check.passed for scores in self.roles.values() for check in scores.checks if check.kind == "required"]
+        return all(required) and all(scores.gate.passed for scores in self.roles.values())
+
+
+def collect_report(job: Job, evaluations: dict[str, Path], reports: Path) -> RunReport:
+    """Read the scores of every role and the report of every job of the recipe.
+
+    Raises:
+        ArtifactError: a file is not of this version.
+    """
+    recipe = job.recipe
+    roles = {role: _parse(Scores, evaluations[role] / "scores.json") for role in recipe.roles}
+    phases = [_parse(Report, path) for path in _job_reports(recipe, reports)]
+    return RunReport(
+        name=recipe.name, seed=recipe.seed, recipe=dump_recipe(recipe), tasks=list(recipe.tasks),
+        code_rev=code_digest(), versions=library_versions(), roles=roles,
+        contamination=next((scores.contamination for scores in roles.values()), None),
+        phases=phases, total=total_cost(report.cost for report in phases),
+    )
+
+
+def job_name(report: Report) -> str:
+    """As `Job.name`, for example `train-embed-code`."""
+    return "-".join(part for part in (report.phase, report.role, report.task) if part)
+
+
+def total_cost(costs: Iterable[Cost]) -> Cost:
+    """Sums, and the highest peaks."""
+    total = Cost()
+    for cost in costs:
+        total.seconds += cost.seconds
+        total.examples += cost.examples
+        total.tokens += cost.tokens
+        total.gpu_seconds += cost.gpu_seconds
+        total.peak_memory_bytes = max(total.peak_memory_bytes, cost.peak_memory_bytes)
+        total.peak_gpu_memory_bytes = max(total.peak_gpu_memory_bytes, cost.peak_gpu_memory_bytes)
+    return total
+
+
+def _job_reports(recipe: Recipe, reports: Path) -> Iterator[Path]:
+    """Reports of the recipe's jobs that exist; package's own, being written now, is left out."""
+    for phase in PHASES[:-1]:
+        for role, task in phase.jobs(recipe):
+            path = reports / f"{Job(recipe, phase.name, role, task).name}.json"
+            if path.is_file():
+                yield path
+
+
+def _parse(kind: type[Parsed], path: Path) -> Parsed:
+    try:
+        return kind.model_validate_json(path.read_bytes())
+    except FileNotFoundError:
+        raise ArtifactError(f"{path} is missing. Run the phase that writes it.") from None
+    except ValueError as error:
+        raise ArtifactError(f"{path} was not written by this version ({error}). Run its phase again.") from None
