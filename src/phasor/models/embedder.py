@@ -35,6 +35,8 @@ class Embedder(Network):
 
     def forward(self, batch: TokenBatch) -> Tensor:
         """[N, D] float32, L2-normalised."""
+        if self.config.pooling == "last":
+            return F.normalize(self.final_states(batch).float(), dim=-1)
         return F.normalize(pool(self.hidden_states(batch), batch, self.config.pooling).float(), dim=-1)
 
     def query_tokens(self, queries: Sequence[str], instructions: Sequence[str]) -> Ragged:

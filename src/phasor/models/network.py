@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from phasor.config.model import ModelConfig
+from phasor.models import decoder
 from phasor.models.tokens import Ids, Ragged, TokenBatch, pad, plan_batches
 from phasor.progress import progress
 
@@ -29,6 +30,7 @@ class Network(nn.Module):
 
     Attributes:
         precision: type of the computation; auto is bfloat16 on a GPU and float32 elsewhere.
+        tokens: how many went through `infer` so far, padding included.
     """
 
     def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, config: ModelConfig) -> None:
@@ -37,6 +39,7 @@ class Network(nn.Module):
         self.tokenizer = tokenizer
         self.config = config
         self.precision: Precision = "auto"
+        self.tokens = 0
         # Right padding lies in the future of every real token, so a causal model needs no mask to ignore it,
         # and without a mask attention takes its fastest kernel.
         self.causal = any(getattr(module, "is_causal", False) for module in model.modules())
@@ -47,6 +50,11 @@ class Network(nn.Module):
         return next(self.parameters()).device
 
     @property
+    def base(self) -> Any:
+        """The backbone without a head."""
+        return self.model.base_model
+
+    @property
     def pad_id(self) -> int:
         """Id that fills up short sequences; its value never matters."""
         return int(self.tokenizer.pad_token_id) if isinstance(self.tokenizer.pad_token_id, int) else 0
@@ -55,12 +63,20 @@ class Network(nn.Module):
         """Tokens of rendered passages."""
         raise NotImplementedError
 
-    def hidden_states(self, batch: TokenBatch, **extra: Any) -> Tensor:
+    def hidden_states(self, batch: TokenBatch) -> Tensor:
         """[N, L, D] final hidden states, without any head."""
         mask = None if self.causal else batch.mask
         with self.computation():
-            output = self.model.base_model(input_ids=batch.ids, attention_mask=mask, use_cache=False, **extra)
+            output = self.base(input_ids=batch.ids, attention_mask=mask, use_cache=False)
         return output.last_hidden_state  # type: ignore[no-any-return]
+
+    def final_states(self, batch: TokenBatch, prefix: decoder.Prefix | None = None) -> Tensor:
+        """[N, D] final hidden state of each sequence's last token; `prefix` comes before every sequence."""
+        if decoder.supported(self.base):
+            with self.computation():
+                return decoder.final_states(self.base, batch, prefix)
+        assert prefix is None, "a prefix is only shared where the decoder is supported"
+        return self.hidden_states(batch)[batch.last]
 
     def computation(self) -> contextlib.AbstractContextManager[Any]:
         """The autocast that belongs to `precision`."""
@@ -87,7 +103,9 @@ class Network(nn.Module):
         result: Vectors | None = None
         with progress(len(sequences), what, "text") if what else contextlib.nullcontext() as bar:
             for group in groups:
-                rows = apply(self.batch([sequences[i] for i in group])).float().cpu().numpy()
+                batch = self.batch([sequences[i] for i in group])
+                rows = apply(batch).float().cpu().numpy()
+                self.tokens += batch.ids.numel()
                 result = np.empty((len(sequences), *rows.shape[1:]), np.float32) if result is None else result
                 result[group] = rows
                 if bar is not None:

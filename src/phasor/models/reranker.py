@@ -9,11 +9,12 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerFast
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from phasor.config.model import ModelConfig
 from phasor.data.templates import render_pair
 from phasor.errors import ModelError
+from phasor.models import decoder
 from phasor.models.network import Network, Vectors
 from phasor.models.tokens import Ids, Ragged, TokenBatch, single_token, tokenize
 
@@ -33,7 +34,7 @@ class Reranker(Network):
 
     def forward(self, batch: TokenBatch) -> Tensor:
         """[N, 2] float32 logits of (no, yes) after the last token of each sequence."""
-        return self._answer(self.hidden_states(batch)[batch.last])
+        return self._answer(self.final_states(batch))
 
     def _answer(self, last_ND: Tensor) -> Tensor:
         # Two rows of the head instead of all: full logits would be L x vocabulary for nothing.
@@ -58,33 +59,25 @@ class Reranker(Network):
     def score(self, instruction: str, query: str, documents: Sequence[str], batch_size: int = 64) -> Vectors:
         """[N] probability of yes for each rendered document.
 
-        The part before the document is computed once and shared through the key-value cache; the result equals
+        The part before the document is computed once and shared through its keys and values; the result equals
         that of whole pairs up to rounding. `batch_size` counts pairs of full length; shorter ones share the room.
         """
         if not documents:
             return np.empty(0, np.float32)
         head = self.head_tokens([query], [instruction])[0]
         pairs = [self.pair(head, document) for document in self._cached_tokens(documents)]
-        if min(len(pair) for pair in pairs) == len(head):
+        if not decoder.supported(self.base) or min(len(pair) for pair in pairs) == len(head):
             return self.score_pairs(pairs, batch_size)
+        self.eval()
         with torch.inference_mode(), self.computation():
-            self.eval()
-            prefix = self.model.base_model(input_ids=self.batch([head]).ids, use_cache=True).cache
+            prefix = decoder.prefill(self.base, self.batch([head]).ids)
         rests = [pair[len(head) :] for pair in pairs]
-        logits = self.infer(rests, batch_size * self.config.max_pair_tokens, lambda batch: self._continue(prefix, batch))
+        logits = self.infer(rests, batch_size * self.config.max_pair_tokens, lambda batch: self._answer(self.final_states(batch, prefix)))
         return _probability(logits)
 
     def score_pairs(self, pairs: Sequence[Ids], batch_size: int = 64, what: str = "") -> Vectors:
         """[N] probability of yes for whole token sequences, without sharing anything."""
         return _probability(self.infer(pairs, batch_size * self.config.max_pair_tokens, self, what))
-
-    def _continue(self, prefix: DynamicCache, batch: TokenBatch) -> Tensor:
-        count = len(batch.ids)
-        layers = [(layer.keys.expand(count, -1, -1, -1), layer.values.expand(count, -1, -1, -1)) for layer in prefix.layers]
-        cache = DynamicCache(layers, config=self.model.config)
-        with self.computation():
-            hidden = self.model.base_model(input_ids=batch.ids, cache=cache, use_cache=True).last_hidden_state
-        return self._answer(hidden[batch.last])
 
     def _cached_tokens(self, documents: Sequence[str]) -> list[Ids]:
         # The same passages are candidates of many queries; tokenising them again would cost as much as scoring.

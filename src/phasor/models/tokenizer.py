@@ -1,8 +1,8 @@
 """A tokenizer for a backbone that starts from nothing: byte-level BPE trained on the tasks' own corpora.
 
-White space separates and is dropped, letters are folded to lower case and identifiers are split at case changes
-and signs, so that a word has one token sequence wherever it stands: `GzipFile.read_text` becomes
-`gzip file . read _ text`. A small model that must match words cannot afford four spellings of each.
+Only words and numbers are kept: letters are folded to lower case, identifiers are split at case changes, signs and
+white space separate and are dropped. `GzipFile.read_text` becomes `gzip file read text`, one token sequence per word
+wherever it stands. A small model that must match words can afford neither four spellings of each nor 40% signs.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -17,7 +17,9 @@ from phasor.models.tokens import END_OF_TEXT
 
 PAD = "<|pad|>"
 _CASE_CHANGE = r"(?<=[\p{Ll}\p{N}])(?=\p{Lu})"
-_PIECES = r"\p{L}\p{M}*(?:\p{L}|\p{M})*|\p{N}|[^\s\p{L}\p{N}]"
+_WORDS = r"[\p{L}\p{M}]+|\p{N}+"
+# Words are learned from the beginnings of texts: merges come out the same, in a third of the time.
+_TRAIN_CHARS = 400
 # Far more often than the rarest merge that fits into a vocabulary, so that the answers become one token each.
 _ANSWERS = "yes no " * 50_000
 
@@ -30,8 +32,7 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenize
     tokenizer = Tokenizer(models.BPE())
     tokenizer.normalizer = normalizers.Sequence([normalizers.NFC(), normalizers.Replace(Regex(_CASE_CHANGE), " "), normalizers.Lowercase()])
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence([
-        pre_tokenizers.Split(Regex(r"\s+"), "removed"),
-        pre_tokenizers.Split(Regex(_PIECES), "isolated"),
+        pre_tokenizers.Split(Regex(_WORDS), "removed", invert=True),
         pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
     ])
     tokenizer.decoder = decoders.ByteLevel()
@@ -39,7 +40,7 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenize
         vocab_size=vocab_size, special_tokens=[END_OF_TEXT, PAD], show_progress=False,
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
     )
-    tokenizer.train_from_iterator(_with_answers(texts), trainer)
+    tokenizer.train_from_iterator(_excerpts(texts), trainer)
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token=END_OF_TEXT, pad_token=PAD, clean_up_tokenization_spaces=False)
 
 
@@ -50,6 +51,7 @@ def corpus_texts(corpora: Mapping[str, Path]) -> Iterator[str]:
             yield f"{passage.source}\n{render_document(passage.title, passage.text)}"
 
 
-def _with_answers(texts: Iterable[str]) -> Iterator[str]:
+def _excerpts(texts: Iterable[str]) -> Iterator[str]:
     yield _ANSWERS
-    yield from texts
+    for text in texts:
+        yield text[:_TRAIN_CHARS]

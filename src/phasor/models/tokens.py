@@ -3,6 +3,7 @@
 Shapes: N sequences, L tokens of the longest of them.
 """
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -17,6 +18,9 @@ from phasor.errors import ModelError
 
 END_OF_TEXT = "<|endoftext|>"
 _CHUNK = 8192
+# Long texts are cut before they are tokenised, generously; the few that were cut too short are tokenised again.
+_CHARS_PER_TOKEN = 8
+_SPACE = re.compile(r"\s")
 
 Ids = npt.NDArray[np.int32]
 Order = npt.NDArray[np.int64]
@@ -104,9 +108,26 @@ def tokenize(tokenizer: PreTrainedTokenizerFast, texts: Sequence[str], max_token
     backend: Any = tokenizer.backend_tokenizer
     sequences: list[Ids] = []
     for start in range(0, len(texts), _CHUNK):
-        encodings = backend.encode_batch_fast(list(texts[start : start + _CHUNK]), add_special_tokens=False)
-        sequences += [np.concatenate([prefix, np.array(e.ids[:room], np.int32), suffix]) for e in encodings]
+        sequences += [np.concatenate([prefix, ids[:room], suffix]) for ids in _ids(backend, list(texts[start : start + _CHUNK]), room)]
     return Ragged.of(sequences)
+
+
+def _ids(backend: Any, texts: list[str], room: int | None) -> list[Ids]:
+    """Token ids of texts, complete up to `room` tokens."""
+    cut = texts if room is None else [_beginning(text, room * _CHARS_PER_TOKEN) for text in texts]
+    ids = [np.array(e.ids, np.int32) for e in backend.encode_batch_fast(cut, add_special_tokens=False)]
+    short = [i for i in range(len(texts)) if len(cut[i]) < len(texts[i]) and room is not None and len(ids[i]) < room]
+    for i, encoding in zip(short, backend.encode_batch_fast([texts[i] for i in short], add_special_tokens=False), strict=True):
+        ids[i] = np.array(encoding.ids, np.int32)
+    return ids
+
+
+def _beginning(text: str, chars: int) -> str:
+    """At least the first characters of a text, up to white space, where every pre-tokenizer ends a token."""
+    if len(text) <= chars:
+        return text
+    end = _SPACE.search(text, chars)
+    return text[: end.start()] if end else text
 
 
 def end_of_text_id(tokenizer: PreTrainedTokenizerFast) -> int:
