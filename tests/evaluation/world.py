@@ -13,6 +13,7 @@ from phasor.artifacts import Report, write_json
 from phasor.config.base import Role
 from phasor.data.records import Example, Passage, write_corpus, write_examples
 from phasor.models.loading import load_backbone, save_model
+from phasor.models.scratch import backbone_texts
 from phasor.recipe import Recipe, parse_recipe
 from phasor.runner import execute, make_job
 
@@ -124,7 +125,7 @@ def phase_reports(work: Path, chosen: Recipe) -> None:
 
 def _models(folder: Path, chosen: Recipe, role: Role, corpora: dict[str, Path]) -> None:
     config = chosen.model.embed if role == "embed" else chosen.model.rerank
-    model, tokenizer = load_backbone(config, role, corpora, chosen.seed)
+    model, tokenizer = load_backbone(config, role, backbone_texts(corpora, {}, config.template), chosen.seed)
     save_model(model, tokenizer, folder / "warmup" / "initial")
     names = ["warmup", *(f"specialists/{task}" for task in chosen.tasks), "merged", "enhanced"]
     for step, name in enumerate(names, start=1):

@@ -17,8 +17,9 @@ class ScratchBackbone(Config):
     intermediate_size: int = Field(256, ge=8)
     num_layers: int = Field(2, ge=1)
     num_heads: int = Field(4, ge=1)
-    init: Literal["normal", "cooccurrence"] = Field("normal", description="Token embeddings: random, or from which tokens occur near each other.")
-    mimetic: bool = Field(False, description="Attention starts near the identity (arXiv 2305.09828) instead of at random.")
+    init: Literal["normal", "cooccurrence"] = Field(
+        "normal", description="First weights: random, or a bag of words with vectors from which tokens occur near each other."
+    )
 
     @model_validator(mode="after")
     def _heads_divide(self) -> Self:

@@ -48,9 +48,8 @@ def candidates(job: Job, role: Role, inputs: Paths) -> list[Candidate]:
         return partial(network, partial(load_model, folder, role))
 
     initial = stored(warmup / "initial")
-    if not (warmup / "initial").exists():
-        corpora = {task: folder / "corpus.parquet" for task, folder in inputs.parts("data").items()}
-        initial = partial(network, partial(load_backbone, model, role, corpora, job.recipe.seed))
+    if not (warmup / "initial").exists():  # it exists already as pretrained weights
+        initial = partial(network, partial(load_backbone, model, role, (), job.recipe.seed))
     cross = job.recipe.evaluate.cross_task
     specialists = [
         Candidate(specialist(task), tasks if cross else [task], partial(network, partial(load_specialist, warmup, folder, role)))

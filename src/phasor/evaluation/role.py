@@ -7,9 +7,6 @@ beside BM25 and beside the best order possible.
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
-
-from torch import nn
 
 from phasor.config.base import Role
 from phasor.data.records import read_examples
@@ -61,14 +58,6 @@ class Evaluation:
         self.values.setdefault(model, {})[task] = result.metrics
         if model in (FINAL, BM25):
             write_run(result.run, self.out / RUNS / model / f"{task}.parquet")
-
-    def count_tokens(self, network: Network) -> None:
-        """Count what passes through a network from now on."""
-
-        def count(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            self.tokens += kwargs["input_ids"].numel()
-
-        network.model.base_model.register_forward_pre_hook(count, with_kwargs=True)
 
 
 def evaluate_role(job: Job, role: Role, inputs: Paths, out: Path) -> tuple[Scores, int]:
@@ -128,7 +117,6 @@ def _score_models(evaluation: Evaluation, top_ranked: dict[str, TopRanked]) -> d
     with progress(sum(queries[task] for model in models for task in model.tasks), f"evaluate {evaluation.role}", "query") as bar:
         for model in models:
             network = model.load()
-            evaluation.count_tokens(network)
             for task in model.tasks:
                 bar.set_postfix_str(f"{model.name} on {task}")
                 before = bar.n
@@ -136,6 +124,7 @@ def _score_models(evaluation: Evaluation, top_ranked: dict[str, TopRanked]) -> d
                 bar.update(before + queries[task] - bar.n)
             if model.name == FINAL:
                 benchmarks = _benchmarks(network, evaluation)
+            evaluation.tokens += network.tokens
     _gather_specialists(evaluation)
     return benchmarks
 

@@ -1,14 +1,15 @@
 """Load and save models: from nothing, a folder, an installed package or the hub; a specialist with its adapter folded."""
 
 import importlib.util
+import inspect
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from transformers import AutoModel, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerFast
+from transformers import MODEL_MAPPING, AutoConfig, AutoModel, AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
 
 from phasor.config.base import Role
 from phasor.config.model import ModelConfig, ScratchBackbone
@@ -42,20 +43,20 @@ def resolve_name(name: str) -> str:
     return str(folder)
 
 
-def load_backbone(model: ModelConfig, role: Role, corpora: Mapping[str, Path], seed: int) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
+def load_backbone(model: ModelConfig, role: Role, texts: Iterable[str], seed: int) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
     """The untrained model of a recipe.
 
     Args:
         model: what to load or build.
         role: decides about the head.
-        corpora: task name to its corpus table; read only if the backbone is built from nothing.
+        texts: from `backbone_texts`; read only if the backbone is built from nothing.
         seed: of random weights.
 
     Raises:
         ModelError: unknown name, damaged files or a tokenizer that cannot serve.
     """
     if isinstance(model.backbone, ScratchBackbone):
-        return build(model, model.backbone, role, corpora, seed)
+        return build(model, model.backbone, role, texts, seed)
     return _from_pretrained(resolve_name(model.backbone.name), role, dtype=model.dtype, revision=model.backbone.revision)
 
 
@@ -100,15 +101,20 @@ def _from_pretrained(name: str, role: Role, **options: Any) -> tuple[PreTrainedM
     kind = AutoModel if role == "embed" else AutoModelForCausalLM
     revision = {"revision": options["revision"]} if options.get("revision") else {}
     try:
+        if role == "embed" and _has_pooler(name, revision):
+            options["add_pooling_layer"] = False  # never read here, and unused weights would enter adapters and optimizer
         model: PreTrainedModel = kind.from_pretrained(name, **options)
-        tokenizer = AutoTokenizer.from_pretrained(name, **revision)
+        # tokenizer.json as it stands: AutoTokenizer would build the tokenizer of a Qwen2 model anew, with another pre-tokenizer.
+        tokenizer = PreTrainedTokenizerFast.from_pretrained(name, **revision)
     except (OSError, ValueError, KeyError, SafetensorError) as error:
         raise ModelError(f"model {name!r} cannot be loaded as {role}: {_first_line(error)} Check model.{role}.backbone.name, or copy the files here and name the folder.") from None
-    if not isinstance(tokenizer, PreTrainedTokenizerFast):
-        raise ModelError(f"model {name!r} has no fast tokenizer (tokenizer.json). Convert it with transformers first.")
-    if getattr(model, "pooler", None) is not None:
-        model.pooler = None  # a BERT pooler is never read here, and unused weights would enter adapters and optimizer
     return model, tokenizer
+
+
+def _has_pooler(name: str, revision: Mapping[str, str]) -> bool:
+    """Whether the architecture puts a layer on the first token, as BERT does."""
+    kind: Any = MODEL_MAPPING[type(AutoConfig.from_pretrained(name, **revision))]
+    return "add_pooling_layer" in inspect.signature(kind.__init__).parameters
 
 
 def _first_line(error: Exception) -> str:

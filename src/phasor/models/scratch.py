@@ -1,9 +1,9 @@
-"""A backbone from nothing: Qwen2 architecture from its config, tokenizer from the tasks' corpora.
+"""A backbone from nothing: Qwen2 architecture from its config, tokenizer and first weights from the tasks' own texts.
 
 For machines that reach no model hub; every other recipe names weights that exist.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 import torch
@@ -11,31 +11,50 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast, Qwen2Config, 
 
 from phasor.config.base import Role
 from phasor.config.model import ModelConfig, ScratchBackbone
-from phasor.models.initialisation import cooccurrence_embeddings, mimetic_attention
-from phasor.models.tokenizer import corpus_texts, train_tokenizer
+from phasor.data.records import read_corpus, read_examples
+from phasor.data.templates import TemplateName, render_document, render_query
+from phasor.models.initialisation import initialise
+from phasor.models.tokenizer import train_tokenizer
 from phasor.models.tokens import end_of_text_id, tokenize
 
+_SAMPLE_TOKENS = 64
 
-def build(model: ModelConfig, backbone: ScratchBackbone, role: Role, corpora: Mapping[str, Path], seed: int) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
-    """Build tokenizer and model. Equal arguments and corpora give equal bytes.
+
+def backbone_texts(corpora: Mapping[str, Path], examples: Mapping[str, Path], template: TemplateName) -> Iterator[str]:
+    """What a backbone is built from: rendered passages and training queries of all tasks.
+
+    Args:
+        corpora: task name to its corpus table. Each passage comes with its source, whose identifiers queries may name.
+        examples: task name to its table of training examples; queries tell which words every query has.
+        template: how queries are rendered.
+    """
+    for path in corpora.values():
+        for passage in read_corpus(path):
+            yield f"{passage.source}\n{render_document(passage.title, passage.text)}"
+    for path in examples.values():
+        for example in read_examples(path):
+            yield render_query(template, example.instruction, example.query)
+
+
+def build(model: ModelConfig, backbone: ScratchBackbone, role: Role, texts: Iterable[str], seed: int) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
+    """Build tokenizer and model. Equal arguments give equal bytes.
 
     Args:
         model: limits on lengths.
         backbone: shape and initialisation.
         role: the reranker gets a language-model head, tied to the token embeddings.
-        corpora: task name to its corpus table.
+        texts: from `backbone_texts`.
         seed: of the random weights.
     """
-    texts = list(corpus_texts(corpora))
-    tokenizer = train_tokenizer(texts, backbone.vocab_size)
+    read = list(texts)
+    tokenizer = train_tokenizer(read, backbone.vocab_size)
     config = _architecture(model, backbone, tokenizer)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         network: PreTrainedModel = Qwen2Model(config) if role == "embed" else Qwen2ForCausalLM(config)
     if backbone.init == "cooccurrence":
-        _place_embeddings(network, tokenizer, texts, seed)
-    if backbone.mimetic:
-        mimetic_attention(network, seed)
+        tokens = tokenize(tokenizer, read, max_tokens=_SAMPLE_TOKENS)
+        initialise(network, [tokens[i] for i in range(len(tokens))], seed)
     return network, tokenizer
 
 
@@ -47,14 +66,3 @@ def _architecture(model: ModelConfig, backbone: ScratchBackbone, tokenizer: PreT
         tie_word_embeddings=True, bos_token_id=None, eos_token_id=end_of_text_id(tokenizer), pad_token_id=tokenizer.pad_token_id,
         dtype="float32",
     )
-
-
-@torch.no_grad()
-def _place_embeddings(network: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, texts: list[str], seed: int) -> None:
-    tokens = tokenize(tokenizer, texts, max_tokens=512)
-    table = network.get_input_embeddings().weight
-    vectors = cooccurrence_embeddings([tokens[i] for i in range(len(tokens))], *table.shape, seed=seed)
-    unseen = vectors.abs().sum(1) == 0
-    scale = float(network.config.initializer_range)
-    # The scale of the random rows is kept, so that learning rates mean the same with either initialisation.
-    table.copy_(torch.where(unseen[:, None], table, vectors * scale))

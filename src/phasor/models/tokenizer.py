@@ -5,14 +5,11 @@ white space separate and are dropped. `GzipFile.read_text` becomes `gzip file re
 wherever it stands. A small model that must match words can afford neither four spellings of each nor 40% signs.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
-from pathlib import Path
+from collections.abc import Iterable, Iterator
 
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
-from phasor.data.records import read_corpus
-from phasor.data.templates import render_document
 from phasor.models.tokens import END_OF_TEXT
 
 PAD = "<|pad|>"
@@ -42,13 +39,6 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenize
     )
     tokenizer.train_from_iterator(_excerpts(texts), trainer)
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token=END_OF_TEXT, pad_token=PAD, clean_up_tokenization_spaces=False)
-
-
-def corpus_texts(corpora: Mapping[str, Path]) -> Iterator[str]:
-    """Rendered passages of all tasks, each with its source, whose identifiers queries may name."""
-    for path in corpora.values():
-        for passage in read_corpus(path):
-            yield f"{passage.source}\n{render_document(passage.title, passage.text)}"
 
 
 def _excerpts(texts: Iterable[str]) -> Iterator[str]:

@@ -3,6 +3,7 @@
 from phasor.artifacts import Report
 from phasor.config.model import ScratchBackbone
 from phasor.models.loading import load_backbone, make_network, save_model
+from phasor.models.scratch import backbone_texts
 from phasor.phases import Job, Paths
 from phasor.training import distributed
 from phasor.training.phase import fit
@@ -15,7 +16,8 @@ def run(job: Job, inputs: Paths, outputs: Paths) -> Report:
     recipe, collected, target = job.recipe, inputs.parts("data"), outputs.one("model")
     config, settings = recipe.model.of(job.role), recipe.warmup.of(job.role)
     corpora = {task: folder / "corpus.parquet" for task, folder in collected.items()}
-    model, tokenizer = load_backbone(config, job.role, corpora, recipe.seed)
+    examples = {task: folder / "train.parquet" for task, folder in inputs.parts("mined").items()}
+    model, tokenizer = load_backbone(config, job.role, backbone_texts(corpora, examples, config.template), recipe.seed)
     if isinstance(config.backbone, ScratchBackbone) and distributed.rank() == 0:
         save_model(model, tokenizer, target / "initial")
     network = make_network(model, tokenizer, config, job.role)
