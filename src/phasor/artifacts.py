@@ -122,7 +122,9 @@ def verify(folder: Path) -> Manifest:
         if name not in found:
             raise ArtifactError(f"{folder / name} is listed in the manifest but missing. Fetch or build the folder again.")
         if found[name] != digest:
-            raise ArtifactError(f"{folder / name} does not match its manifest: sha256 {found[name]}, expected {digest}. Fetch or build the folder again.")
+            raise ArtifactError(
+                f"{folder / name} does not match its manifest: sha256 {found[name]}, expected {digest}. Fetch or build the folder again."
+            )
     if extra := sorted(found.keys() - manifest.files.keys()):
         raise ArtifactError(f"{folder / extra[0]} is not listed in the manifest. Remove it or build the folder again.")
     return manifest
@@ -150,22 +152,25 @@ def write_text(text: str, path: Path) -> None:
 
 
 def publish(aside: Path, target: Path) -> None:
-    """Move a finished folder into place: sync every file, then one rename. An older folder is replaced."""
+    """Move a finished folder into place: sync every file, then one rename. An older folder gives way first, whole."""
     for path in aside.rglob("*"):
         if path.is_file():
             with path.open("rb") as stream:
                 os.fsync(stream.fileno())
-    if target.exists():
-        shutil.rmtree(target)
+    old = target.with_name(f".{target.name}.old")
+    shutil.rmtree(old, ignore_errors=True)
     target.parent.mkdir(parents=True, exist_ok=True)
+    if target.exists():
+        target.rename(old)
     aside.rename(target)
+    shutil.rmtree(old, ignore_errors=True)
 
 
 @cache
 def code_digest() -> str:
-    """Digest of this package's own source files: the code revision that outputs depend on."""
+    """Digest of this package's own source files: the code revision that outputs depend on. Recipes are no code."""
     root = Path(__file__).parent
-    files = sorted(p for p in root.rglob("*") if p.is_file() and "__pycache__" not in p.parts)
+    files = sorted(p for p in root.rglob("*") if p.is_file() and {"__pycache__", "recipes"}.isdisjoint(p.relative_to(root).parts))
     return digest_json({p.relative_to(root).as_posix(): sha256_file(p) for p in files})[:16]
 
 

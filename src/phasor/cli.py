@@ -46,14 +46,14 @@ def build_parser() -> argparse.ArgumentParser:
     dvc.add_argument("--recipe", type=Path, default=Path("params.yaml"), help="recipe file (default: params.yaml)")
     dvc.set_defaults(handler=_dvc)
     repro = commands.add_parser("repro", help="Bring every DVC stage up to date, independent ones side by side.")
-    repro.add_argument("--jobs", type=int, default=2, help="stages at once (default: 2)")
+    repro.add_argument("--jobs", type=_positive, default=2, help="stages at once (default: 2)")
     repro.set_defaults(handler=_repro)
     search = commands.add_parser("search", help="Search with the trained pair, next to BM25.")
     search.add_argument("query", help="what to look for")
     _add_run_options(search)
     search.add_argument("--task", help="whose corpus to search (default: the first task of the recipe)")
     search.add_argument("--instruction", help="what kind of passage is wanted (default: the task's)")
-    search.add_argument("-k", type=int, default=5, help="passages to show (default: 5)")
+    search.add_argument("-k", type=_positive, default=5, help="passages to show (default: 5)")
     search.set_defaults(handler=_search)
     results = commands.add_parser("results", help="Print the results table and where the report is.")
     results.add_argument("--work", type=Path, default=Path("work"), help="folder of all inputs and outputs (default: work)")
@@ -61,9 +61,19 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _positive(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"must be at least 1, got {number}")
+    return number
+
+
 def _add_run_options(command: argparse.ArgumentParser) -> None:
     command.add_argument("--recipe", type=Path, default=Path("params.yaml"), help="recipe file (default: params.yaml)")
-    command.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", dest="overrides", help="change one setting, for example merge.search_steps=50; repeatable")
+    command.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", dest="overrides",
+        help="change one setting, for example merge.search_steps=50; repeatable",
+    )
     command.add_argument("--work", type=Path, default=Path("work"), help="folder of all inputs and outputs (default: work)")
 
 
@@ -112,8 +122,8 @@ def _results(args: argparse.Namespace) -> None:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command. Returns 0, 2 for a mistake the user can mend, 1 for a defect of ours."""
     args = build_parser().parse_args(argv)
-    logging.basicConfig(level=settings().log_level, format="%(asctime)s %(levelname)s %(name)s %(message)s")
     try:
+        logging.basicConfig(level=settings().log_level, format="%(asctime)s %(levelname)s %(name)s %(message)s")
         args.handler(args)
     except PhasorError as error:
         print(f"phasor {args.command}: {error}", file=sys.stderr)

@@ -5,6 +5,8 @@ the recipe: DVC leaves the folder of a removed task on disk, and a dependency on
 """
 
 import subprocess
+import sys
+from collections.abc import Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from graphlib import TopologicalSorter
 from pathlib import Path
@@ -14,10 +16,12 @@ import yaml
 from ruamel.yaml import YAML
 
 from phasor.artifacts import write_text
+from phasor.config.tasks import BeirSource, FolderSource, JsonlSource, Source
 from phasor.errors import PhasorError
 from phasor.phases import PHASES, Job, Phase
 from phasor.recipe import Recipe
 from phasor.runner import config_of
+from phasor.settings import child_environment
 
 WORK = Path("work")
 PARAMS = "params.yaml"
@@ -38,7 +42,8 @@ def render(recipe: Recipe) -> str:
         "plots": [
             {"loss": {"title": "Loss by phase", "x": "step", "y": {(plots / "loss.csv").as_posix(): "loss"}}},
             {"merge": {"title": "Merge search", "x": "step", "y": {(plots / "merge.csv").as_posix(): "loss"}}},
-            {"scores": {"title": "nDCG@10", "template": "bar_horizontal", "x": "ndcg_at_10", "y": {(plots / "scores.csv").as_posix(): "model"}}},
+            {"scores": {"title": "nDCG@10", "template": "bar_horizontal", "x": "ndcg_at_10",
+                        "y": {(plots / "scores.csv").as_posix(): "model"}}},
         ],
     }
     return _HEADER + yaml.safe_dump(tree, sort_keys=False, width=140)
@@ -87,7 +92,12 @@ def reproduce(recipe: Recipe, root: Path, workers: int) -> None:
 
 
 def _repro(stage: str, root: Path) -> int:
-    return subprocess.run(["dvc", "repro", "--quiet", "--single-item", stage], cwd=root, check=False).returncode
+    return run_dvc(["repro", "--quiet", "--single-item", stage], root, check=False).returncode
+
+
+def run_dvc(arguments: Sequence[str], root: Path, **options: Any) -> subprocess.CompletedProcess[str]:
+    """Run the DVC installed beside us in a folder; its stages find our own `phasor` first."""
+    return subprocess.run([sys.executable, "-m", "dvc", *arguments], cwd=root, env=child_environment(), text=True, **options)
 
 
 def _jobs(recipe: Recipe) -> list[tuple[Phase, Job]]:
@@ -101,9 +111,34 @@ def _stage(phase: Phase, job: Job) -> dict[str, Any]:
     if "reports" in inputs:
         # The folder grows while stages run; its files, one per job before this phase, are what is read.
         deps += [_report(other) for earlier, other in _jobs(job.recipe) if earlier is not phase]
+    deps += _own_files(phase, job)
     outs = [path.as_posix() for path in phase.paths("outputs", job.recipe, WORK, job.role, job.task).flat().values()]
     params = [key.format(role=job.role, task=job.task) for key in phase.params]
     return {"cmd": " ".join(command), **({"deps": deps} if deps else {}), "params": params, "outs": [*outs, _report(job)]}
+
+
+def _own_files(phase: Phase, job: Job) -> list[str]:
+    """Files of the user that a phase reads because the recipe names them, so that a change of theirs is noticed."""
+    match phase.name:
+        case "collect":
+            assert job.task is not None
+            return [path for source in job.recipe.tasks[job.task].sources for path in _source_files(source)]
+        case "synthesize":
+            return [job.recipe.synthesize.personas] if job.recipe.synthesize.personas else []
+        case "evaluate":
+            return [job.recipe.evaluate.gate.baseline] if job.recipe.evaluate.gate.baseline else []
+        case _:
+            return []
+
+
+def _source_files(source: Source) -> list[str]:
+    match source:
+        case FolderSource() | BeirSource():
+            return [source.path]
+        case JsonlSource():
+            return [source.corpus, *([source.examples] if source.examples else [])]
+        case _:
+            return []
 
 
 def _report(job: Job) -> str:

@@ -1,9 +1,9 @@
 """Progress of long work on standard error: rate and time left, one bar at a time, quiet when nobody looks."""
 
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sized
 from contextlib import contextmanager
-from typing import TypeVar
+from typing import NoReturn, TypeVar
 
 from tqdm import tqdm
 
@@ -12,7 +12,7 @@ from phasor.settings import settings
 T = TypeVar("T")
 
 
-def _bar(total: int | None, what: str, unit: str) -> "tqdm[None]":
+def _bar(total: int | None, what: str, unit: str) -> "tqdm[NoReturn]":
     interval = 0.2 if sys.stderr.isatty() else 5.0
     return tqdm(
         total=total, desc=what, unit=unit, mininterval=interval, dynamic_ncols=True, leave=False,
@@ -22,7 +22,7 @@ def _bar(total: int | None, what: str, unit: str) -> "tqdm[None]":
 
 def track(items: Iterable[T], what: str, total: int | None = None, unit: str = "it") -> Iterator[T]:
     """Yield the items while a bar named `what` follows them."""
-    size = total if total is not None else (len(items) if hasattr(items, "__len__") else None)
+    size = total if total is not None else (len(items) if isinstance(items, Sized) else None)
     with _bar(size, what, unit) as bar:
         for item in items:
             yield item
@@ -30,7 +30,7 @@ def track(items: Iterable[T], what: str, total: int | None = None, unit: str = "
 
 
 @contextmanager
-def progress(total: int, what: str, unit: str = "it") -> Iterator["tqdm[None]"]:
+def progress(total: int, what: str, unit: str = "it") -> Iterator["tqdm[NoReturn]"]:
     """A bar to be advanced by hand with `.update(n)` and annotated with `.set_postfix(loss=...)`."""
     with _bar(total, what, unit) as bar:
         yield bar

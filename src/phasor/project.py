@@ -9,7 +9,7 @@ from pathlib import Path
 import yaml
 
 from phasor.artifacts import write_text
-from phasor.dvc_adapter import PARAMS, write_dvc_yaml
+from phasor.dvc_adapter import PARAMS, run_dvc, write_dvc_yaml
 from phasor.errors import DataError, PhasorError, RecipeError
 from phasor.recipe import dump_recipe, parse_recipe
 
@@ -64,8 +64,9 @@ def init_project(directory: Path, documents: Path, recipe_name: str) -> str:
         write_text(dump_recipe(recipe), directory / PARAMS)
         write_dvc_yaml(recipe, directory / PARAMS)
         write_text(_IGNORED, directory / ".gitignore")
-        for command in (["git", "init", "-q"], ["dvc", "init", "-q"], ["dvc", "config", "core.analytics", "false"]):
-            subprocess.run(command, cwd=directory, check=True, capture_output=True, text=True)
+        subprocess.run(["git", "init", "-q"], cwd=directory, check=True, capture_output=True, text=True)
+        for arguments in (["init", "-q"], ["config", "core.analytics", "false"]):
+            run_dvc(arguments, directory, check=True, capture_output=True)
     except (OSError, subprocess.CalledProcessError) as error:
         if created:
             shutil.rmtree(directory, ignore_errors=True)
@@ -81,4 +82,6 @@ def _source(documents: Path) -> dict[str, str]:
     if documents.is_dir():
         kind = "beir" if (documents / "corpus.jsonl").exists() else "folder"
         return {"kind": kind, "path": str(documents)}
-    raise DataError(f"{documents} is neither a folder nor a .jsonl file. Name a folder of txt/md/html/pdf, a .jsonl file, or a BEIR-layout folder.")
+    raise DataError(
+        f"{documents} is neither a folder nor a .jsonl file. Name a folder of txt/md/html/pdf, a .jsonl file, or a BEIR-layout folder."
+    )

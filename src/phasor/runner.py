@@ -28,6 +28,8 @@ from phasor.phases import Job, Paths, Phase, phase
 from phasor.recipe import Recipe
 from phasor.settings import settings
 
+_REFUSED = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES)
+
 
 def make_job(name: str, recipe: Recipe, work: Path, role: Role | None = None, task: str | None = None, root: Path = Path()) -> Job:
     """The job of a phase in a work folder.
@@ -82,8 +84,9 @@ def execute_paths(job: Job, inputs: Paths, outputs: Paths, report_path: Path) ->
             write_json(report, report_path)
             shutil.rmtree(job.scratch, ignore_errors=True)
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES):
-            raise StorageError(f"{job.name}: {error.strerror} at {error.filename or report_path.parent}. Free space or choose another --work folder.") from None
+        if error.errno in _REFUSED:
+            place = error.filename or ", ".join(str(path) for path in outputs.flat().values())
+            raise StorageError(f"{job.name}: {error.strerror} at {place}. Free space or choose another --work folder.") from None
         raise
     finally:
         for path in aside.flat().values():

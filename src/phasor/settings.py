@@ -1,7 +1,11 @@
 """The only reader of environment variables: endpoints, credentials, process ranks; never a hyper-parameter."""
 
+import logging
 import os
+import sysconfig
 from dataclasses import dataclass
+
+from phasor.errors import PhasorError
 
 
 @dataclass(frozen=True)
@@ -12,7 +16,6 @@ class Settings:
         openai_api_key: sent as bearer token to generation and embedding endpoints (`OPENAI_API_KEY`).
         rank, world_size, local_rank: set by `torchrun`; 0, 1, 0 without it.
         log_level: `PHASOR_LOG_LEVEL`, a name of the logging module.
-        code_rev: `PHASOR_CODE_REV`, the revision an image was built from; empty means ask Git.
     """
 
     openai_api_key: str
@@ -20,17 +23,33 @@ class Settings:
     world_size: int
     local_rank: int
     log_level: str
-    code_rev: str
 
 
 def settings() -> Settings:
-    """Read the environment now, so that a test or a launcher can change it beforehand."""
-    env = os.environ
+    """Read the environment now, so that a test or a launcher can change it beforehand.
+
+    Raises:
+        PhasorError: a variable does not hold what it must.
+    """
+    log_level = os.environ.get("PHASOR_LOG_LEVEL", "WARNING").upper()
+    if log_level not in logging.getLevelNamesMapping():
+        raise PhasorError(f"PHASOR_LOG_LEVEL={log_level} is no log level. Use DEBUG, INFO, WARNING or ERROR.")
     return Settings(
-        openai_api_key=env.get("OPENAI_API_KEY", ""),
-        rank=int(env.get("RANK", "0")),
-        world_size=int(env.get("WORLD_SIZE", "1")),
-        local_rank=int(env.get("LOCAL_RANK", "0")),
-        log_level=env.get("PHASOR_LOG_LEVEL", "WARNING").upper(),
-        code_rev=env.get("PHASOR_CODE_REV", ""),
+        openai_api_key=os.environ.get("OPENAI_API_KEY", ""),
+        rank=_number("RANK", 0),
+        world_size=_number("WORLD_SIZE", 1),
+        local_rank=_number("LOCAL_RANK", 0),
+        log_level=log_level,
     )
+
+
+def child_environment() -> dict[str, str]:
+    """Our environment for a child process, which finds the commands installed beside this Python first."""
+    return os.environ | {"PATH": os.pathsep.join((sysconfig.get_path("scripts"), os.environ.get("PATH", os.defpath)))}
+
+
+def _number(name: str, default: int) -> int:
+    value = os.environ.get(name, str(default))
+    if not value.isdecimal():
+        raise PhasorError(f"{name}={value} is no process number. `torchrun` sets it; unset it to run alone.")
+    return int(value)

@@ -4,9 +4,12 @@ A task owns one corpus. Examples name passages by their id in that corpus; the t
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -86,7 +89,7 @@ def write_corpus(passages: Iterable[Passage], path: Path) -> int:
     _check_unique([p.id for p in rows], path)
     if empty := next((p.id for p in rows if not p.text.strip()), None):
         raise DataError(f"{path}: passage {empty!r} has an empty text. Remove it from the source.")
-    return _write(rows, Passage, CORPUS_SCHEMA, path)
+    return write_table(rows, CORPUS_SCHEMA, path)
 
 
 def write_examples(examples: Iterable[Example], path: Path) -> int:
@@ -95,7 +98,7 @@ def write_examples(examples: Iterable[Example], path: Path) -> int:
     _check_unique([e.id for e in rows], path)
     if bare := next((e.id for e in rows if not e.positives or not e.query.strip()), None):
         raise DataError(f"{path}: example {bare!r} has an empty query or no positives. Remove it from the source.")
-    return _write(rows, Example, EXAMPLE_SCHEMA, path)
+    return write_table(rows, EXAMPLE_SCHEMA, path)
 
 
 def read_corpus(path: Path) -> list[Passage]:
@@ -116,20 +119,33 @@ def _check_unique(ids: Sequence[str], path: Path) -> None:
         seen.add(row_id)
 
 
-def _write(rows: Sequence[Passage | Example], kind: type, schema: pa.Schema, path: Path) -> int:
-    names = [f.name for f in fields(kind)]
-    records = [asdict(row) for row in rows]
-    table = pa.table({name: [record[name] for record in records] for name in names}, schema=schema)
+def write_table(rows: Sequence[object], schema: pa.Schema, path: Path) -> int:
+    """Write objects whose attributes are the schema's columns, texts or lists of texts; returns the number of rows."""
+    columns = {name: [getattr(row, name) for row in rows] for name in schema.names}
+    arrays = [_lists(columns[f.name]) if pa.types.is_list(f.type) else _texts(columns[f.name]) for f in schema]
     path.parent.mkdir(parents=True, exist_ok=True)
-    pq.write_table(table, path, compression="zstd")
+    pq.write_table(pa.Table.from_arrays(arrays, schema=schema), path, compression="zstd")
     return len(rows)
 
 
-def _read(path: Path, schema: pa.Schema) -> list[dict[str, object]]:
+# Neither pa.array nor pq.read_table: they import pandas, which costs each of a run's many short processes half a second.
+def _texts(values: Iterable[str]) -> pa.Array:
+    builder = pa.lib.StringBuilder()
+    builder.append_values(list(values))
+    return builder.finish()
+
+
+def _lists(values: Sequence[Sequence[str]]) -> pa.Array:
+    ends = np.cumsum([0, *map(len, values)], dtype=np.int32)
+    flat = _texts(chain.from_iterable(values))
+    return pa.Array.from_buffers(pa.list_(pa.string()), len(values), [None, pa.py_buffer(ends)], children=[flat])
+
+
+def _read(path: Path, schema: pa.Schema) -> list[dict[str, Any]]:
     if not path.exists():
         raise DataError(f"{path} does not exist. Run the phase that writes it, or check the --work directory.")
     try:
-        table = pq.read_table(path)
+        table = pq.ParquetFile(path).read()
     except (pa.ArrowException, OSError) as error:
         raise DataError(f"{path} is not a readable Parquet file ({error}). Delete it and run its phase again.") from None
     expected = schema.metadata[b"phasor.table"]
@@ -138,4 +154,5 @@ def _read(path: Path, schema: pa.Schema) -> list[dict[str, object]]:
             f"{path} is not a {expected.decode()} table: columns {table.schema.names}, expected {schema.names}. "
             "Run the phase that writes it again with this version."
         )
-    return table.to_pylist()
+    rows: list[dict[str, Any]] = table.to_pylist()
+    return rows
