@@ -133,7 +133,8 @@ def build(folder: Path, recipe: Recipe, enhanced: dict[str, Path]) -> Built:
 
 def seal(folder: Path) -> None:
     """Write the manifest of a folder as it is now."""
-    manifest = Manifest(phase="package", role=None, task=None, seed=0, config={}, inputs={}, files=digest_tree(folder), code_rev="", versions={})
+    files = digest_tree(folder)
+    manifest = Manifest(phase="package", role=None, task=None, seed=0, config={}, inputs={}, files=files, code_rev="", versions={})
     write_json(manifest, folder / "manifest.json")
 
 

@@ -31,7 +31,7 @@ def test_sentence_transformer_gives_our_vectors(make_bundle: Make, kind: str, to
     np.testing.assert_allclose(model.encode_query(queries), ours, atol=1e-5)
     np.testing.assert_allclose(model.encode(queries, prompt_name="code"), ours, atol=1e-5)
     np.testing.assert_allclose(model.encode_document(documents), built.embedder.encode_documents(documents), atol=1e-5)
-    assert np.abs(np.diff(ours, axis=0)).max() > 0.05  # the texts are told apart at all
+    assert np.abs(np.diff(ours, axis=0)).max() > 0.03  # the texts are told apart at all
 
 
 def test_a_text_beyond_the_limit_ends_in_eos_all_the_same(make_bundle: Make) -> None:

@@ -7,13 +7,16 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
+from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from phasor.artifacts import write_json
 from phasor.config.model import ModelConfig
 from phasor.data.templates import render_query
 from phasor.models.tokens import end_of_text_id
-from phasor.packaging.files import architecture, backend_tree, write_config, write_tokenizer, write_weights
+from phasor.packaging.architecture import architecture, servable
+from phasor.packaging.files import backend_tree, write_config, write_tokenizer, write_weights
 
 _POOLING = {"cls": "cls_token", "mean": "mean_tokens", "last": "lasttoken"}
 _POOLING_MODES = ("cls_token", "mean_tokens", "max_tokens", "mean_sqrt_len_tokens", "weightedmean_tokens", "lasttoken")
@@ -40,14 +43,16 @@ def write_embed(
         folder: an existing, empty folder.
     """
     last = config.pooling == "last"
-    kind = architecture(model, "ForCausalLM") if last else type(model)
-    prefix = f"{kind.base_model_prefix}." if last else ""
-    write_weights({f"{prefix}{name}": tensor for name, tensor in model.state_dict().items()}, folder)
-    write_config(model, config.dtype, {"architectures": [kind.__name__], **_matryoshka(model, dims)}, folder)
-    max_tokens = max(config.max_query_tokens, config.max_passage_tokens)
     backend = backend_tree(tokenizer)
     if last:
         backend["post_processor"] = _append(tokenizer, end_of_text_id(tokenizer))
+    model = servable(model, backend)
+    kind = architecture(model, "ForCausalLM") if last else type(model)
+    prefix = f"{kind.base_model_prefix}." if last else ""
+    weights = {f"{prefix}{name}": tensor for name, tensor in model.state_dict().items()}
+    write_weights(weights if last else weights | _unread(model, weights), folder)
+    write_config(model, config.dtype, {"architectures": [kind.__name__], **_matryoshka(model, dims)}, folder)
+    max_tokens = max(config.max_query_tokens, config.max_passage_tokens)
     write_tokenizer(tokenizer, backend, max_tokens, "left" if last else "right", folder)
     write_json(_MODULES, folder / "modules.json")
     write_json(_pooling(model, config), folder / "1_Pooling" / "config.json")
@@ -59,6 +64,13 @@ def prompts(config: ModelConfig, instructions: Mapping[str, str]) -> dict[str, s
     """Prompt name to the text before a query; passages have none."""
     by_task = {name: render_query(config.template, instruction, "") for name, instruction in instructions.items()}
     return {**by_task, "query": next(iter(by_task.values())), "document": ""}
+
+
+def _unread(model: PreTrainedModel, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Zeros for layers that runtimes build and never read, such as BERT's pooler; missing ones would raise a warning."""
+    with torch.device("meta"):
+        whole = type(model)(model.config).state_dict()
+    return {name: torch.zeros(part.shape, dtype=model.dtype) for name, part in whole.items() if name not in weights}
 
 
 def _settings(config: ModelConfig, instructions: Mapping[str, str]) -> dict[str, Any]:

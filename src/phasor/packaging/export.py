@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import torch
+from transformers import PreTrainedModel
 
 from phasor.config.base import Role
 from phasor.config.model import ModelConfig
@@ -37,14 +38,20 @@ def _export(recipe: Recipe, role: Role, source: Path, bundle: Path) -> Network:
     config: ModelConfig = getattr(recipe.model, role)
     instructions = {name: task.instruction for name, task in recipe.tasks.items()}
     model, tokenizer = load_model(source, role)
-    model.to(getattr(torch, config.dtype))
+    _cast(model, getattr(torch, config.dtype))
     folder = bundle / role
     folder.mkdir()
     if role == "embed":
         write_embed(model, tokenizer, config, instructions, recipe.enhance.embed.loss.matryoshka_dims, folder)
     else:
         write_rerank(model, tokenizer, config, instructions, folder)
-    model.to(torch.float32)
+    _cast(model, torch.float32)
     network = make_network(model, tokenizer, config, role)
     network.precision = "float32"
     return network
+
+
+def _cast(model: PreTrainedModel, dtype: torch.dtype) -> None:
+    """Round the weights only: `Module.to` would round the rotary frequencies as well, which no runtime does."""
+    for weight in model.parameters():
+        weight.data = weight.data.to(dtype)

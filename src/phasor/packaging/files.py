@@ -5,28 +5,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import transformers
 from safetensors.torch import save_file
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from phasor.artifacts import write_json
-from phasor.errors import ModelError
 
 _SPECIAL_TOKENS = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
-
-
-def architecture(model: PreTrainedModel, suffix: str) -> Any:
-    """The transformers class of the same family with another head, for example Qwen2 and `ForCausalLM`.
-
-    Raises:
-        ModelError: the family has no such class.
-    """
-    name = f"{type(model).__name__.removesuffix('Model').removesuffix('ForCausalLM')}{suffix}"
-    found = getattr(transformers, name, None)
-    if found is None:
-        raise ModelError(f"package: transformers has no {name}, so the model cannot be served that way. Choose another backbone.")
-    return found
 
 
 def write_weights(tensors: Mapping[str, Tensor], folder: Path) -> None:

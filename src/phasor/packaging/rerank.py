@@ -16,7 +16,8 @@ from phasor.artifacts import write_json
 from phasor.config.model import ModelConfig
 from phasor.data.templates import TemplateName, render_pair
 from phasor.models.tokens import single_token
-from phasor.packaging.files import architecture, backend_tree, write_config, write_tokenizer, write_weights
+from phasor.packaging.architecture import architecture, servable
+from phasor.packaging.files import backend_tree, write_config, write_tokenizer, write_weights
 
 ACTIVATION = "torch.nn.modules.activation.Sigmoid"
 _BOUNDARY = "\ufdd0"
@@ -45,6 +46,8 @@ def write_rerank(
         instructions: prompt name to instruction; the first is what a caller gets who gives none.
         folder: an existing, empty folder.
     """
+    backend = _split_at_boundaries(backend_tree(tokenizer))
+    model = servable(model, backend)
     kind = architecture(model, "ForSequenceClassification")
     body = {f"{kind.base_model_prefix}.{name}": tensor for name, tensor in model.base_model.state_dict().items()}
     head: Any = model
@@ -53,7 +56,7 @@ def write_rerank(
     score = rows[single_token(tokenizer, "yes")].float() - rows[single_token(tokenizer, "no")].float()
     write_weights({**body, "score.weight": score[None]}, folder)
     write_config(model, config.dtype, _classifier(kind.__name__, tokenizer), folder)
-    write_tokenizer(tokenizer, _split_at_boundaries(backend_tree(tokenizer)), config.max_pair_tokens, "left", folder)
+    write_tokenizer(tokenizer, backend, config.max_pair_tokens, "left", folder)
     (folder / "chat_template.jinja").write_text(chat_template(config.template, next(iter(instructions.values()))), encoding="utf-8")
     write_json(_MODULES, folder / "modules.json")
     write_json(_TRANSFORMER, folder / "sentence_bert_config.json")
