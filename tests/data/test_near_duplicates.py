@@ -28,7 +28,7 @@ def edited(rng: random.Random, tokens: list[str], num_edits: int) -> str:
     return " ".join(copy)
 
 
-@pytest.mark.parametrize("jaccard", [0.5, 0.8, 0.95])
+@pytest.mark.parametrize("jaccard", [0.1, 0.5, 0.8, 0.95])
 def test_same_pairs_as_brute_force_on_edited_texts(jaccard: float) -> None:
     rng = random.Random(7)
     originals = [[f"w{rng.randrange(400)}" for _ in range(rng.randrange(20, 120))] for _ in range(120)]
@@ -36,8 +36,7 @@ def test_same_pairs_as_brute_force_on_edited_texts(jaccard: float) -> None:
     texts = [edited(rng, tokens, rng.randrange(6)) for tokens in originals]
     expected = {i for i, text in enumerate(texts) if any(similarity(text, reference) >= jaccard for reference in references)}
     found = duplicates_of(texts, references, jaccard)
-    assert found.keys() <= expected
-    assert len(found) >= 0.99 * len(expected) > 20
+    assert found.keys() == expected and len(expected) > 20
     assert all(similarity(texts[i], references[twin]) >= jaccard for i, twin in found.items())
 
 

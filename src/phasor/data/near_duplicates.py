@@ -1,23 +1,24 @@
-"""Near-duplicate texts: MinHash LSH proposes pairs, exact Jaccard similarity of word 5-shingles decides.
+"""Near-duplicate texts: exact Jaccard similarity of word 5-shingles, with a prefix filter in front.
 
-Words are lower-cased runs of letters and digits; a Chinese, Japanese or Korean character is a word of its own. A
-text of fewer than five words is one shingle, so short texts are duplicates only when their words are equal.
-Source: Broder 1997, "On the resemblance and containment of documents"; banding as in datasketch.
+Two sets of similarity t share at least one of the rarest n - ceil(t * n) + 1 shingles of each, so only texts that do
+are compared; nothing is missed. Words are lower-cased runs of letters and digits; a Chinese, Japanese or Korean
+character is a word of its own. A text of fewer than five words is one shingle, so short texts are duplicates only
+when their words are equal.
+
+Source: shingles: Broder 1997, "On the resemblance and containment of documents"; prefix filter: Chaudhuri et al. 2006,
+"A primitive operator for similarity joins in data cleaning", and Bayardo et al. 2007, "Scaling up all pairs similarity search".
 """
 
-import operator
 import re
 from collections import defaultdict
 from collections.abc import Sequence
 from itertools import count
 
 import numpy as np
-from datasketch import MinHash, MinHashLSH
 from numpy.typing import NDArray
 
 SHINGLE_WORDS = 5
-_NUM_PERM = 64
-_RECALL = 0.99  # of pairs exactly at the threshold; more similar pairs are found more surely
+_ROUNDING = 1e-9  # 0.1 * 30 is above 3
 _CJK = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7af"
 _WORD = re.compile(rf"[{_CJK}]|[^\W{_CJK}]+")
 _ASCII_WORD = re.compile(r"\w+", re.ASCII)  # the same on ASCII, twice as fast
@@ -36,12 +37,12 @@ def duplicates_within(texts: Sequence[str], jaccard: float) -> dict[int, int]:
     Returns:
         Index of every text to drop, mapped to the index of the kept text it is most similar to.
     """
-    index = _Index(jaccard)
+    index = _Index(texts, jaccard)
     found: dict[int, int] = {}
-    for i, (shingles, minhash) in enumerate(_sketch(texts)):
-        twin = index.nearest(shingles, minhash)
+    for i in range(len(texts)):
+        twin = index.nearest(i)
         if twin is None:
-            index.add(i, shingles, minhash)
+            index.add(i)
         else:
             found[i] = twin
     return found
@@ -53,11 +54,10 @@ def duplicates_of(texts: Sequence[str], references: Sequence[str], jaccard: floa
     Returns:
         Index of every such text, mapped to the index of the reference it is most similar to.
     """
-    sketches = _sketch([*references, *texts])
-    index = _Index(jaccard)
-    for i, (shingles, minhash) in enumerate(sketches[: len(references)]):
-        index.add(i, shingles, minhash)
-    twins = ((i, index.nearest(*sketch)) for i, sketch in enumerate(sketches[len(references) :]))
+    index = _Index([*references, *texts], jaccard)
+    for i in range(len(references)):
+        index.add(i)
+    twins = ((i, index.nearest(len(references) + i)) for i in range(len(texts)))
     return {i: twin for i, twin in twins if twin is not None}
 
 
@@ -67,40 +67,52 @@ def words(text: str) -> list[str]:
 
 
 class _Index:
-    """Texts added so far, searchable by similarity."""
+    """Some texts of a list, searchable by similarity to any text of the list."""
 
-    def __init__(self, jaccard: float) -> None:
+    def __init__(self, texts: Sequence[str], jaccard: float) -> None:
         self._jaccard = jaccard
-        self._lsh = MinHashLSH(num_perm=_NUM_PERM, params=_bands(jaccard))
-        self._shingles: dict[int, Shingles] = {}
+        self._shingles = _shingle(texts)
+        self._prefixes = _prefixes(self._shingles, jaccard)
+        self._added: defaultdict[int, list[int]] = defaultdict(list)
+        self._distinct: set[bytes] = set()
 
-    def add(self, key: int, shingles: Shingles, minhash: MinHash) -> None:
-        self._lsh.insert(key, minhash)
-        self._shingles[key] = shingles
+    def add(self, text: int) -> None:
+        """Make a text findable; one that is equal to an earlier one would never be the first found."""
+        content = self._shingles[text].tobytes()
+        if content not in self._distinct:
+            self._distinct.add(content)
+            for shingle in self._prefixes.get(text, ()):
+                self._added[shingle].append(text)
 
-    def nearest(self, shingles: Shingles, minhash: MinHash) -> int | None:
-        """Key of the most similar text at or above the threshold; the first added of equals."""
-        scored = [(_similarity(shingles, self._shingles[key]), -key) for key in self._lsh.query(minhash)]
-        best, key = max(scored, default=(0.0, 0))
-        return -key if scored and best >= self._jaccard else None
+    def nearest(self, text: int) -> int | None:
+        """The added text that is most similar to this one, at or above the threshold; the first of equals."""
+        candidates = {other for shingle in self._prefixes.get(text, ()) for other in self._added.get(shingle, ())}
+        scored = [(_similarity(self._shingles[text], self._shingles[other]), -other) for other in candidates]
+        best, other = max(scored, default=(0.0, 0))
+        return -other if scored and best >= self._jaccard else None
 
 
-def _bands(jaccard: float) -> tuple[int, int]:
-    """The most selective (bands, rows) that finds a pair at the threshold with probability `_RECALL`."""
-    rows = [r for r in range(1, _NUM_PERM // 2 + 1) if 1 - (1 - jaccard**r) ** (_NUM_PERM // r) >= _RECALL]
-    r = max(rows, default=1)
-    return _NUM_PERM // r, r
+def _prefixes(shingles: Sequence[Shingles], jaccard: float) -> dict[int, list[int]]:
+    """The numbers of the rarest shingles of every text, as many as must be looked at; those of a single text left out."""
+    if not shingles:
+        return {}
+    sizes = np.array([len(s) for s in shingles])
+    owner = np.repeat(np.arange(len(sizes)), sizes)
+    _, number, uses = np.unique(np.concatenate(shingles), return_inverse=True, return_counts=True)
+    order = np.lexsort((number, uses[number], owner))
+    place = np.arange(len(order)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+    needed = sizes - np.ceil(jaccard * sizes - _ROUNDING) + 1
+    number = number[order]
+    chosen = (place < needed[owner]) & (uses[number] > 1)
+    found: defaultdict[int, list[int]] = defaultdict(list)
+    for text, shingle in zip(owner[chosen].tolist(), number[chosen].tolist(), strict=True):
+        found[text].append(shingle)
+    return found
 
 
 def _similarity(a: Shingles, b: Shingles) -> float:
     shared = len(np.intersect1d(a, b, assume_unique=True))
     return shared / (len(a) + len(b) - shared)
-
-
-def _sketch(texts: Sequence[str]) -> list[tuple[Shingles, MinHash]]:
-    shingled = _shingle(texts)
-    minhashes = MinHash.bulk((s.tolist() for s in shingled), num_perm=_NUM_PERM, hashfunc=operator.index, scheme="affine64")
-    return list(zip(shingled, minhashes, strict=True))
 
 
 def _shingle(texts: Sequence[str]) -> list[Shingles]:

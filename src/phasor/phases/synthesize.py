@@ -12,10 +12,9 @@ from phasor.data.splits import trainable
 from phasor.data.teachers import load_teacher
 from phasor.data.templates import render_document
 from phasor.phases import Job, Paths
-from phasor.synthesis import chat, extractive
-from phasor.synthesis.chat import Written
+from phasor.synthesis import extractive
 from phasor.synthesis.personas import load_personas, match_personas
-from phasor.synthesis.requirements import balanced
+from phasor.synthesis.requirements import Written, balanced
 from phasor.synthesis.rows import SyntheticRow, write_rows
 
 log = logging.getLogger(__name__)
@@ -38,6 +37,8 @@ def run(job: Job, inputs: Paths, outputs: Paths) -> Report:
         if isinstance(config.generator, ExtractiveGenerator):
             written = _extract(passages, candidates, corpus, seed)
         else:
+            from phasor.synthesis import chat
+
             written, counts = chat.write_queries(config.generator, texts, candidates, config.languages, seed, job.scratch)
     generator = config.generator.kind if isinstance(config.generator, ExtractiveGenerator) else f"openai:{config.generator.model}"
     instruction = job.recipe.tasks[job.task].instruction

@@ -56,6 +56,7 @@ class AnswerStore:
         for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
             try:
                 row = json.loads(line)
-                self._answers[row.pop("key")] = StoredAnswer(**row)
+                key = row.pop("key")
+                self._answers[key] = StoredAnswer(**row)
             except (ValueError, KeyError, TypeError):
                 continue

@@ -23,7 +23,7 @@ from phasor.synthesis.prompts import (
     repair_messages,
     response_format,
 )
-from phasor.synthesis.requirements import Requirement, settle
+from phasor.synthesis.requirements import Written, settle
 
 log = logging.getLogger(__name__)
 
@@ -34,20 +34,6 @@ class Outcome(Generic[Answer]):
 
     answer: Answer | None
     error: str = ""
-
-
-@dataclass(frozen=True)
-class Written:
-    """What came of one passage.
-
-    Attributes:
-        error: `invalid_json`, `invalid_fields`, `truncated` or `no_answer`; empty if there is a query.
-    """
-
-    persona: str
-    requirement: Requirement
-    query: str
-    error: str
 
 
 class ChatWriter:

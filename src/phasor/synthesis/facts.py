@@ -65,9 +65,7 @@ class Analyst:
     """Knows how rare every term is in a corpus."""
 
     def __init__(self, passages: Sequence[Passage]) -> None:
-        from sklearn.feature_extraction.text import ENGLISH_STOP_WORDS
-
-        self._stop_words = ENGLISH_STOP_WORDS | _CODE_STOP_WORDS
+        self._stop_words = _lines("stop_words.txt") | _CODE_STOP_WORDS
         self._frequency = Counter(term for p in passages for term in set(terms(render_document(p.title, p.text))))
         self._num_passages = len(passages)
         self._rarities: dict[str, float] = {}
@@ -124,13 +122,13 @@ class Analyst:
 
 
 @cache
-def _verbs() -> frozenset[str]:
-    return frozenset(resources.files("phasor.synthesis").joinpath("verbs.txt").read_text(encoding="utf-8").split())
+def _lines(name: str) -> frozenset[str]:
+    return frozenset(resources.files("phasor.synthesis").joinpath(name).read_text(encoding="utf-8").split())
 
 
 def _action(name: str) -> str:
     parts = [part.lower() for part in split_identifier(name)]
-    if not parts or parts[0] in _verbs():
+    if not parts or parts[0] in _lines("verbs.txt"):
         return " ".join(parts)
     return f"use {' '.join(parts)}"
 

@@ -9,13 +9,15 @@ import json
 from collections.abc import Sequence
 from functools import cache
 from importlib import resources
-from typing import Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
-from jinja2 import Environment, FunctionLoader, StrictUndefined
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from phasor.config.data import LANGUAGES
 from phasor.synthesis.requirements import DIFFICULTIES, TYPES, Requirement
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
 
 Message = dict[str, str]
 MARK = "=== passage"
@@ -107,7 +109,9 @@ def _mark(passage: str) -> str:
 
 
 @cache
-def _environment() -> Environment:
+def _environment() -> "Environment":
+    from jinja2 import Environment, FunctionLoader, StrictUndefined
+
     return Environment(loader=FunctionLoader(_read), undefined=StrictUndefined, autoescape=False, keep_trailing_newline=False)
 
 

@@ -50,6 +50,20 @@ class Requirement:
     language: str
 
 
+@dataclass(frozen=True)
+class Written:
+    """What came of one passage.
+
+    Attributes:
+        error: `invalid_json`, `invalid_fields`, `truncated` or `no_answer`; empty if there is a query.
+    """
+
+    persona: str
+    requirement: Requirement
+    query: str
+    error: str
+
+
 def length_of(type_: str, label: str) -> Length:
     """The length option of a type by its label."""
     return next(length for length in LENGTHS[type_] if length.label == label)

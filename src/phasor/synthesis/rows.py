@@ -7,6 +7,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from phasor.data.records import write_table
 from phasor.errors import DataError
 
 
@@ -37,6 +38,13 @@ class SyntheticRow:
     error: str = ""
 
 
+@dataclass(frozen=True)
+class DroppedRow(SyntheticRow):
+    """A row that the filter did not keep, and why."""
+
+    reason: str = ""
+
+
 _NAMES = tuple(f.name for f in fields(SyntheticRow))
 SYNTHETIC_SCHEMA = pa.schema([(name, pa.string()) for name in _NAMES], metadata={"phasor.table": "synthetic", "phasor.version": "1"})
 DROPPED_SCHEMA = SYNTHETIC_SCHEMA.append(pa.field("reason", pa.string())).with_metadata({"phasor.table": "dropped", "phasor.version": "1"})
@@ -44,19 +52,18 @@ DROPPED_SCHEMA = SYNTHETIC_SCHEMA.append(pa.field("reason", pa.string())).with_m
 
 def write_rows(rows: Sequence[SyntheticRow], path: Path) -> None:
     """Write the table of raw rows."""
-    pq.write_table(pa.Table.from_pylist(list(map(vars, rows)), schema=SYNTHETIC_SCHEMA), path, compression="zstd")
+    write_table(rows, SYNTHETIC_SCHEMA, path)
 
 
 def write_dropped(rows: Sequence[tuple[SyntheticRow, str]], path: Path) -> None:
     """Write dropped rows, each with its reason."""
-    records = [vars(row) | {"reason": reason} for row, reason in rows]
-    pq.write_table(pa.Table.from_pylist(records, schema=DROPPED_SCHEMA), path, compression="zstd")
+    write_table([DroppedRow(**vars(row), reason=reason) for row, reason in rows], DROPPED_SCHEMA, path)
 
 
 def read_rows(path: Path) -> list[SyntheticRow]:
     """Read the table of raw rows. Raises DataError if the file is missing or is no such table."""
     try:
-        table = pq.read_table(path)
+        table = pq.ParquetFile(path).read()
     except FileNotFoundError:
         raise DataError(f"{path} does not exist. Run the synthesize phase.") from None
     except (pa.ArrowException, OSError) as error:
