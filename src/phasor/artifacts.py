@@ -4,6 +4,7 @@ An output folder is complete or absent: it is written aside, its manifest last, 
 The manifest holds nothing that changes from run to run (no times, no paths), so equal work has equal bytes.
 """
 
+import contextlib
 import hashlib
 import importlib.metadata
 import json
@@ -147,7 +148,8 @@ def write_text(text: str, path: Path) -> None:
             os.fsync(stream.fileno())
         aside.replace(path)
     except OSError as error:
-        aside.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            aside.unlink()
         raise StorageError(f"{path} cannot be written: {error.strerror or error}. Free space or choose another folder.") from None
 
 

@@ -86,7 +86,7 @@ def execute_paths(job: Job, inputs: Paths, outputs: Paths, report_path: Path) ->
     except OSError as error:
         if error.errno in _REFUSED:
             place = error.filename or ", ".join(str(path) for path in outputs.flat().values())
-            raise StorageError(f"{job.name}: {error.strerror} at {place}. Free space or choose another --work folder.") from None
+            raise StorageError(f"{job.name}: {os.strerror(error.errno)} at {place}. Free space or choose another --work folder.") from None
         raise
     finally:
         for path in aside.flat().values():

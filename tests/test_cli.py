@@ -1,0 +1,96 @@
+"""The command line's surface, frozen: a change here is a change for every user's scripts."""
+
+import argparse
+import subprocess
+import sys
+import sysconfig
+from pathlib import Path
+
+import pytest
+
+from phasor import __version__
+from phasor.cli import build_parser, main
+from phasor.phases import PHASES
+
+RUN = {"--recipe": "params.yaml", "--set": [], "--work": "work"}
+TASK, ROLE = {"--task": None}, {"--role": None}
+SURFACE: dict[str, dict[str, object]] = {
+    "collect": RUN | TASK,
+    "synthesize": RUN | TASK,
+    "filter": RUN | TASK,
+    "mine": RUN | TASK,
+    "warmup": RUN | ROLE,
+    "train": RUN | ROLE | TASK,
+    "merge": RUN | ROLE,
+    "enhance": RUN | ROLE,
+    "evaluate": RUN | ROLE,
+    "package": RUN,
+    "init": {"directory": None, "--documents": None, "--recipe": "quickstart"},
+    "dvc": {"--recipe": "params.yaml"},
+    "repro": {"--jobs": 2},
+    "search": {"query": None, **RUN, "--task": None, "--instruction": None, "-k": 5},
+    "results": {"--work": "work"},
+}
+REQUIRED = {"--role", "--documents", "directory", "query"}
+
+
+def commands() -> dict[str, argparse.ArgumentParser]:
+    actions = [action for action in build_parser()._actions if isinstance(action, argparse._SubParsersAction)]
+    return dict(actions[0].choices)
+
+
+def arguments(command: argparse.ArgumentParser) -> dict[str, argparse.Action]:
+    return {"/".join(action.option_strings) or action.dest: action for action in command._actions if action.dest != "help"}
+
+
+def test_commands_flags_and_defaults_are_these() -> None:
+    found = {
+        name: {flag: str(action.default) if isinstance(action.default, Path) else action.default for flag, action in arguments(command).items()}
+        for name, command in commands().items()
+    }
+    assert found == SURFACE
+    assert list(found) == list(SURFACE)
+
+
+def test_required_arguments_are_these() -> None:
+    for name, command in commands().items():
+        for flag, action in arguments(command).items():
+            wanted = flag in REQUIRED or (flag == "--task" and name != "search")
+            assert action.required == wanted, f"{name} {flag}"
+
+
+def test_every_phase_is_a_command_in_order() -> None:
+    assert [name for name in SURFACE][: len(PHASES)] == [phase.name for phase in PHASES]
+
+
+@pytest.mark.parametrize("command", [*SURFACE, None])
+def test_help_of_each_command_works(command: str | None, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main([command, "--help"] if command else ["--help"])
+    assert caught.value.code == 0
+    text = capsys.readouterr().out
+    assert "usage: phasor" in text
+    if command:
+        assert all(action.help for action in arguments(commands()[command]).values())
+    else:
+        assert all(name in text for name in SURFACE)
+
+
+@pytest.mark.parametrize("arguments", [[], ["nope"], ["train", "--role", "embed"], ["warmup", "--role", "both"], ["repro", "--jobs", "0"], ["search", "x", "-k", "-1"]])
+def test_a_wrong_command_line_exits_with_2(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(arguments)
+    assert caught.value.code == 2
+    assert "usage: phasor" in capsys.readouterr().err
+
+
+def test_the_installed_command_and_the_module_are_the_same_program() -> None:
+    script = Path(sysconfig.get_path("scripts")) / "phasor"
+    for command in ([str(script)], [sys.executable, "-m", "phasor"]):
+        result = subprocess.run([*command, "--version"], capture_output=True, text=True, check=True)
+        assert result.stdout.strip() == __version__
+
+
+def test_starting_does_not_import_the_heavy_libraries() -> None:
+    code = "import sys; import phasor.cli as c; c.build_parser(); import phasor.recipe, phasor.runner; print([m for m in ('torch', 'transformers', 'mteb', 'pyarrow', 'dvc') if m in sys.modules])"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
