@@ -53,7 +53,7 @@ def _split_paragraph(paragraph: str, max_chars: int) -> list[str]:
     for word in paragraph.split():
         # Longer than a passage: text without spaces, such as Chinese, or a blob.
         for part in (word[i : i + max_chars] for i in range(0, len(word), max_chars)):
-            if len(pieces[-1]) + 1 + len(part) > max_chars:
+            if pieces[-1] and len(pieces[-1]) + 1 + len(part) > max_chars:
                 pieces.append("")
             pieces[-1] = f"{pieces[-1]} {part}".strip()
     return pieces
