@@ -11,7 +11,7 @@ from mteb.mocks.mock_tasks.sts import MockSTSTask
 
 from phasor.errors import DataError
 from phasor.evaluation.benchmarks import MtebEmbedder, MtebReranker, find_tasks, score_tasks
-from phasor.evaluation.searchers import EmbedderSearcher, RerankerSearcher
+from phasor.evaluation.searchers import CorpusTokens, EmbedderSearcher, RerankerSearcher
 from phasor.evaluation.tasks import RetrievalTask, TestSet
 from phasor.models.embedder import Embedder
 from phasor.models.loading import load_model
@@ -39,7 +39,7 @@ def _task(finished: World) -> RetrievalTask:
 
 def test_mteb_s_own_search_gives_the_runs_of_the_lean_path(finished: World, embedder: Embedder) -> None:
     task = _task(finished)
-    lean = task.measure(EmbedderSearcher("x", embedder, 16))
+    lean = task.measure(EmbedderSearcher("x", embedder, 16, CorpusTokens()))
     task.evaluate(MtebEmbedder(embedder, 16), "test", encode_kwargs={"batch_size": 16})
     assert task._result is not None and task._result is not lean
     for query, scores in lean.run.items():
@@ -49,7 +49,7 @@ def test_mteb_s_own_search_gives_the_runs_of_the_lean_path(finished: World, embe
 def test_mteb_s_own_reranking_gives_the_scores_of_the_lean_path(finished: World, reranker: Reranker) -> None:
     task = _task(finished)
     candidates = {e.id: [p.id for p in task.test.passages[i : i + 5]] for i, e in enumerate(task.test.examples)}
-    lean = task.measure(RerankerSearcher("x", reranker, 16, 5, lambda: None), candidates)
+    lean = task.measure(RerankerSearcher("x", reranker, 16, 5, CorpusTokens(), lambda n: None), candidates)
     task.evaluate(MtebReranker(reranker, 16), "test", encode_kwargs={"batch_size": 16})
     assert task._result is not None and task._result is not lean
     for query, scores in lean.run.items():

@@ -4,9 +4,11 @@ The embedder stands beside BM25. The reranker reorders the final embedder's runs
 beside BM25 and beside the best order possible.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+
+from mteb.abstasks import AbsTask
 
 from phasor.config.base import Role
 from phasor.data.records import read_examples
@@ -19,7 +21,7 @@ from phasor.evaluation.gate import judge
 from phasor.evaluation.metrics import PerQuery
 from phasor.evaluation.runs import ranked, read_per_query, read_run, write_per_query, write_run
 from phasor.evaluation.scores import Bm25Setting, Contamination, Scores, TaskInfo
-from phasor.evaluation.searchers import Bm25Searcher, EmbedderSearcher, OracleSearcher, RerankerSearcher, Searcher, TopRanked
+from phasor.evaluation.searchers import Bm25Searcher, CorpusTokens, EmbedderSearcher, OracleSearcher, RerankerSearcher, Searcher, TopRanked
 from phasor.evaluation.tasks import RetrievalTask, TestSet
 from phasor.models.embedder import Embedder
 from phasor.models.network import Network
@@ -29,6 +31,8 @@ from phasor.progress import progress
 
 SCORES, RUNS, PER_QUERY, PREDICTIONS = "scores.json", "runs", "per_query.parquet", "predictions"
 """Names inside the evaluation folder; metrics.json, table.md and report.html are written by the phase."""
+Benchmarks = Mapping[str, Sequence[AbsTask]]
+"""Name in the recipe to tasks of mteb."""
 BM25, FIRST_STAGE, ORACLE = "bm25", "first_stage", "oracle"
 
 
@@ -67,6 +71,7 @@ def evaluate_role(job: Job, role: Role, inputs: Paths, out: Path) -> tuple[Score
         Everything found out, and the tokens that passed through models.
     """
     config = job.recipe.evaluate
+    wanted = {name: find_tasks(name) for name in config.benchmarks}  # first, because a wrong name should be told at once
     tests = {task: TestSet.read(task, folder) for task, folder in inputs.parts("data").items()}
     tasks = {task: RetrievalTask(test, config.top_k) for task, test in tests.items()}
     evaluation = Evaluation(job, role, inputs, out, tasks)
@@ -76,7 +81,7 @@ def evaluate_role(job: Job, role: Role, inputs: Paths, out: Path) -> tuple[Score
     else:
         settings, top_ranked = {}, _take_first_stage(evaluation)
         leaks = Scores.model_validate_json((inputs.one(FIRST_STAGE) / SCORES).read_bytes()).contamination
-    benchmarks = _score_models(evaluation, top_ranked)
+    benchmarks = _score_models(evaluation, top_ranked, wanted)
     rows = [(model, task, metrics) for model, per_task in evaluation.values.items() for task, metrics in per_task.items()]
     write_per_query(rows, out / PER_QUERY)
     return _collect(evaluation, settings, leaks, benchmarks), evaluation.tokens
@@ -109,10 +114,11 @@ def _take_first_stage(evaluation: Evaluation) -> dict[str, TopRanked]:
     return top_ranked
 
 
-def _score_models(evaluation: Evaluation, top_ranked: dict[str, TopRanked]) -> dict[str, dict[str, float]]:
+def _score_models(evaluation: Evaluation, top_ranked: dict[str, TopRanked], wanted: Benchmarks) -> dict[str, dict[str, float]]:
     """Score every candidate; returns the benchmarks of the final one."""
     models = candidates(evaluation.job, evaluation.role, evaluation.inputs)
     queries = {name: len(task.test.examples) for name, task in evaluation.tasks.items()}
+    corpora = {name: CorpusTokens() for name in evaluation.tasks}
     benchmarks: dict[str, dict[str, float]] = {}
     with progress(sum(queries[task] for model in models for task in model.tasks), f"evaluate {evaluation.role}", "query") as bar:
         for model in models:
@@ -120,21 +126,22 @@ def _score_models(evaluation: Evaluation, top_ranked: dict[str, TopRanked]) -> d
             for task in model.tasks:
                 bar.set_postfix_str(f"{model.name} on {task}")
                 before = bar.n
-                evaluation.measure(model.name, task, _searcher(model.name, network, evaluation, bar.update), top_ranked.get(task))
+                searcher = _searcher(model.name, network, evaluation, corpora[task], bar.update)
+                evaluation.measure(model.name, task, searcher, top_ranked.get(task))
                 bar.update(before + queries[task] - bar.n)
             if model.name == FINAL:
-                benchmarks = _benchmarks(network, evaluation)
+                benchmarks = _benchmarks(network, evaluation, wanted)
             evaluation.tokens += network.tokens
     _gather_specialists(evaluation)
     return benchmarks
 
 
-def _searcher(name: str, network: Network, evaluation: Evaluation, tick: Callable[[], object]) -> Searcher:
+def _searcher(name: str, network: Network, evaluation: Evaluation, tokens: CorpusTokens, tick: Callable[[int], object]) -> Searcher:
     config = evaluation.job.recipe.evaluate
     if isinstance(network, Reranker):
-        return RerankerSearcher(name, network, config.batch_size, config.rerank_top_k, tick)
+        return RerankerSearcher(name, network, config.batch_size, config.rerank_top_k, tokens, tick)
     assert isinstance(network, Embedder)
-    return EmbedderSearcher(name, network, config.batch_size)
+    return EmbedderSearcher(name, network, config.batch_size, tokens)
 
 
 def _gather_specialists(evaluation: Evaluation) -> None:
@@ -151,10 +158,10 @@ def _gather_specialists(evaluation: Evaluation) -> None:
             evaluation.values[model] = per_task
 
 
-def _benchmarks(network: Network, evaluation: Evaluation) -> dict[str, dict[str, float]]:
-    config = evaluation.job.recipe.evaluate
-    if not config.benchmarks:
+def _benchmarks(network: Network, evaluation: Evaluation, wanted: Benchmarks) -> dict[str, dict[str, float]]:
+    if not wanted:
         return {}
+    config = evaluation.job.recipe.evaluate
     first_stage = evaluation.inputs.one(FIRST_STAGE) / PREDICTIONS if evaluation.role == "rerank" else None
     if isinstance(network, Reranker):
         model: MtebEmbedder | MtebReranker = MtebReranker(network, config.batch_size)
@@ -163,8 +170,8 @@ def _benchmarks(network: Network, evaluation: Evaluation) -> dict[str, dict[str,
         model = MtebEmbedder(network, config.batch_size)
     predictions = evaluation.out / PREDICTIONS
     return {
-        name: score_tasks(find_tasks(name), model, predictions, first_stage, config.batch_size, config.rerank_top_k)
-        for name in config.benchmarks
+        name: score_tasks(tasks, model, predictions, first_stage, config.batch_size, config.rerank_top_k)
+        for name, tasks in wanted.items()
     }
 
 
