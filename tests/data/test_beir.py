@@ -18,7 +18,9 @@ HEADER = b"query-id\tcorpus-id\tscore"
 @pytest.fixture
 def folder(write_lines: WriteLines, tmp_path: Path) -> Path:
     write_lines("set/corpus.jsonl", {"_id": "1", "title": "One", "text": "first"}, {"_id": "2", "title": "Two", "text": ""})
-    write_lines("set/queries.jsonl", {"_id": "q1", "text": "what is first"}, {"_id": "q2", "text": 'say "two"'}, {"_id": "q3", "text": "unjudged"})
+    write_lines(
+        "set/queries.jsonl", {"_id": "q1", "text": "what is first"}, {"_id": "q2", "text": 'say "two"'}, {"_id": "q3", "text": "unjudged"}
+    )
     write_lines("set/qrels/train.tsv", HEADER, b"q1\t1\t2", b"q1\t2\t0", b"")
     write_lines("set/qrels/test.tsv", b"q2\t2\t1", b"q1\t2\t1")
     return tmp_path / "set"

@@ -33,7 +33,9 @@ def make_pdf(pages: list[str]) -> bytes:
         body += f"{number} 0 obj\n{content}\nendobj\n"
     table = "".join(f"{offset:010} 00000 n \n" for offset in offsets)
     size = len(objects) + 1
-    return f"{body}xref\n0 {size}\n0000000000 65535 f \n{table}trailer << /Size {size} /Root 1 0 R >>\nstartxref\n{len(body)}\n%%EOF".encode()
+    return (
+        f"{body}xref\n0 {size}\n0000000000 65535 f \n{table}trailer << /Size {size} /Root 1 0 R >>\nstartxref\n{len(body)}\n%%EOF".encode()
+    )
 
 
 @pytest.fixture
@@ -43,7 +45,8 @@ def docs(tmp_path: Path) -> Path:
     (folder / "a.txt").write_text("plain words", encoding="utf-8-sig")
     (folder / "b.md").write_text("intro\n\n# First *part*\nbody one\n```\n# no heading\n```\n## Second ##\nbody two\n# Empty\n")
     (folder / "sub/c.HTML").write_text(
-        "<html><head><title>t</title></head><body><nav>menu</nav><script>bad()</script><h2>Über <i>alles</i></h2><p>para &amp; more</p>tail</body></html>"
+        "<html><head><title>t</title></head><body><nav>menu</nav><script>bad()</script>"
+        "<h2>Über <i>alles</i></h2><p>para &amp; more</p>tail</body></html>"
     )
     (folder / "d.pdf").write_bytes(make_pdf(["page one text", "page two text"]))
     (folder / "ignored.csv").write_text("1,2")
@@ -118,7 +121,8 @@ def test_the_first_sentence_and_the_rest_are_the_text(text: str) -> None:
 @pytest.mark.parametrize(
     ("text", "first"),
     [
-        ("Read it. Then write.", "Read it."), ("Use e.g. This one. Next.", "Use e.g. This one."), ("Version 3.2 is out. Good.", "Version 3.2 is out."),
+        ("Read it. Then write.", "Read it."), ("Use e.g. This one. Next.", "Use e.g. This one."),
+        ("Version 3.2 is out. Good.", "Version 3.2 is out."),
         ("no end", "no end"), ("读取文件。关闭文件。", "读取文件。"), ("Ends. in lower case. Yes", "Ends. in lower case."),
     ],
 )  # fmt: skip

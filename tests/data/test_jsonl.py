@@ -18,7 +18,12 @@ GOOD = {"id": "a", "text": "alpha"}
 
 
 def test_fields_arrive_and_defaults_are_filled(context: MakeContext, write_lines: WriteLines) -> None:
-    write_lines("c.jsonl", {"id": 7, "text": "seven", "title": "T", "source": "doc", "language": "de"}, b"", {"id": "b", "text": "bee", "title": None})
+    write_lines(
+        "c.jsonl",
+        {"id": 7, "text": "seven", "title": "T", "source": "doc", "language": "de"},
+        b"",
+        {"id": "b", "text": "bee", "title": None},
+    )
     write_lines(
         "q.jsonl",
         {"query": "which?", "positives": ["7", "bee", "b"], "negatives": "seven"},

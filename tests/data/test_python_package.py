@@ -94,7 +94,10 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
 
 
 def view(name: str, context: Context, *packages: str, max_passages: int = 100) -> Collected:
-    return read_source(PythonPackageSource.model_validate({"kind": "python_package", "view": name, "packages": packages, "max_passages": max_passages}), context)
+    return read_source(
+        PythonPackageSource.model_validate({"kind": "python_package", "view": name, "packages": packages, "max_passages": max_passages}),
+        context,
+    )
 
 
 def test_documentation_is_found_by_its_first_sentence(package: str, context: MakeContext) -> None:
@@ -114,7 +117,10 @@ def test_code_is_found_by_what_its_docstring_says_and_does_not_say_it_itself(pac
     texts = {p.id: p.text for p in found.passages}
     assert set(texts) == {"lakes.read_levels", "lakes._private", "lakes.Station.twice"}
     assert texts["lakes.Station.twice"] == "def twice(self):\n    self.rate *= 2\n    self.log()\n    return self"
-    assert texts["lakes.read_levels"].startswith("def read_levels(path: str, *, limit: int = 3)") and "archive file" not in texts["lakes.read_levels"]
+    assert (
+        texts["lakes.read_levels"].startswith("def read_levels(path: str, *, limit: int = 3)")
+        and "archive file" not in texts["lakes.read_levels"]
+    )
     assert {p.language for p in found.passages} == {"python"}
 
 
@@ -133,10 +139,14 @@ def test_constrained_queries_differ_in_what_they_ask_for(package: str, context: 
         assert all(e.query.lower() not in p.text.lower() for e in found.examples for p in found.passages)
 
 
-def test_operations_come_from_service_models_and_generated_clients(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, context: MakeContext) -> None:
+def test_operations_come_from_service_models_and_generated_clients(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, context: MakeContext
+) -> None:
     model = {
         "metadata": {"serviceId": "Lake"},
-        "operations": {"GetLevel": {"documentation": "<p>Returns the <b>level</b> of one lake. It may be old.</p>", "input": {"shape": "In"}}},
+        "operations": {
+            "GetLevel": {"documentation": "<p>Returns the <b>level</b> of one lake. It may be old.</p>", "input": {"shape": "In"}}
+        },
         "shapes": {"In": {"members": {"LakeId": {"documentation": "<p>Name of the lake. Short.</p>"}}}},
     }
     newest = tmp_path / "lib/botocore/data/lake/2024-01-01"
@@ -149,7 +159,8 @@ def test_operations_come_from_service_models_and_generated_clients(tmp_path: Pat
     client.write_text(
         "class LakeApi:\n    def list_lakes(self, region, **kwargs):\n"
         '        """list_lakes  # noqa: E501\n\n        List all lakes of one region.  # noqa: E501\n\n'
-        '        :param async_req bool\n        :param str region: Where the lakes are\n        :return: Lakes\n        """\n        return 1\n'
+        '        :param async_req bool\n        :param str region: Where the lakes are\n'
+        '        :return: Lakes\n        """\n        return 1\n'
     )
     monkeypatch.syspath_prepend(str(tmp_path / "lib"))
     found = view("operations", context(), "client", "botocore")
@@ -157,7 +168,10 @@ def test_operations_come_from_service_models_and_generated_clients(tmp_path: Pat
         ("List all lakes of one region", ["client.lake_api.LakeApi.list_lakes"]),
         ("Returns the level of one lake", ["botocore.lake.GetLevel"]),
     ]
-    assert [p.text for p in found.passages] == ["list_lakes(region) region: Where the lakes are", "GetLevel(LakeId) LakeId: Name of the lake."]
+    assert [p.text for p in found.passages] == [
+        "list_lakes(region) region: Where the lakes are",
+        "GetLevel(LakeId) LakeId: Name of the lake.",
+    ]
 
 
 def test_reading_stops_at_max_passages_and_the_order_is_the_seeds(package: str, context: MakeContext) -> None:
@@ -179,7 +193,7 @@ def test_a_package_that_is_not_installed_is_one_error(context: MakeContext) -> N
 def test_the_standard_library_gives_topics_and_valid_code(context: MakeContext) -> None:
     found = view("documentation", context(), "stdlib", max_passages=450)
     assert len(found.passages) == 450 and any(p.source.startswith("topics.") for p in found.passages)
-    code = [p for p in view("code", context(), "stdlib", max_passages=150).passages]
+    code = view("code", context(), "stdlib", max_passages=150).passages
     parsed = 0
     for passage in code:
         try:
@@ -216,7 +230,8 @@ def test_docstrings_are_split_into_summary_and_rest(docstring: str, summary: str
     ("summary", "good"),
     [
         ("Read every line of a file", True), ("Read a file", False), ("See also the other function here", False),
-        ("Return foo(x, y) of all the things", False), ("Copyright of the authors of this file", False), ("Read {name} from the given file", False),
+        ("Return foo(x, y) of all the things", False), ("Copyright of the authors of this file", False),
+        ("Read {name} from the given file", False),
         ("word " * 41, False), ("Ouvre le fichier donné par l'été", False),
     ],
 )  # fmt: skip

@@ -64,7 +64,8 @@ def test_requests_carry_schema_decoding_and_requirements(server: Any, passages: 
 @pytest.mark.parametrize(
     ("content", "finish", "error"),
     [
-        ("I would rather not.", "stop", "invalid_json"), ('{"query": ', "stop", "invalid_json"), ('{"query": "half an ans', "length", "truncated"),
+        ("I would rather not.", "stop", "invalid_json"), ('{"query": ', "stop", "invalid_json"),
+        ('{"query": "half an ans', "length", "truncated"),
         ('{"answer": "x"}', "stop", "invalid_fields"), ("", "stop", "no_answer"), ("  \n", "length", "no_answer"),
     ],
 )  # fmt: skip
@@ -88,7 +89,9 @@ def test_a_repaired_answer_is_used(server: Any, passages: Make, tmp_path: Path) 
 
 def test_a_number_that_means_no_candidate_takes_the_nearest(server: Any, passages: Make, tmp_path: Path) -> None:
     good = server.answer
-    server.answer = lambda request: '{"character": 9, "type": "factual", "difficulty": "phd"}' if "Candidates" in str(request) else good(request)
+    server.answer = lambda request: (
+        '{"character": 9, "type": "factual", "difficulty": "phd"}' if "Candidates" in str(request) else good(request)
+    )
     written, _ = generate(server.url, [p.text for p in passages(2)], tmp_path)
     assert [w.persona for w in written] == [PERSONAS[0]] * 2
 

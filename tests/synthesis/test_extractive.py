@@ -22,7 +22,8 @@ GZIP = Passage(
 )  # fmt: skip
 CODE = Passage(
     "m.read_header", "def read_header(stream, max_bytes):\n    # Skip the comment lines before the header.\n"
-    "    line = stream.readline(max_bytes)\n    if not line:\n        raise EOFError('stream ended before a header was found')\n    return parse_fields(line)\n",
+    "    line = stream.readline(max_bytes)\n"
+    "    if not line:\n        raise EOFError('stream ended before a header was found')\n    return parse_fields(line)\n",
     title="m", language="python",
 )  # fmt: skip
 

@@ -57,13 +57,19 @@ def test_repair_shows_the_answer_and_the_problem() -> None:
     ("kind", "good", "bad"),
     [
         (Configuration, {"character": 2, "type": "yes_no", "difficulty": "phd"}, {"character": 0, "type": "yes_no", "difficulty": "phd"}),
-        (Configuration, {"character": 1, "type": "summary", "difficulty": "university"}, {"character": 1, "type": "poem", "difficulty": "phd"}),
+        (
+            Configuration,
+            {"character": 1, "type": "summary", "difficulty": "university"},
+            {"character": 1, "type": "poem", "difficulty": "phd"},
+        ),
         (Query, {"query": "x"}, {"query": ""}),
         (Query, {"query": "x"}, {"query": "x", "more": 1}),
         (Query, {"query": "x"}, {"query": ["x"]}),
     ],
 )
-def test_the_schema_that_is_sent_accepts_what_the_reader_accepts(kind: type[BaseModel], good: dict[str, object], bad: dict[str, object]) -> None:
+def test_the_schema_that_is_sent_accepts_what_the_reader_accepts(
+    kind: type[BaseModel], good: dict[str, object], bad: dict[str, object]
+) -> None:
     schema = response_format(kind)["json_schema"]["schema"]
     jsonschema.validate(good, schema)
     assert parse(kind, json.dumps(good)).model_dump() == good
