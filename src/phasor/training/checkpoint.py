@@ -10,7 +10,6 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -24,7 +23,7 @@ class Progress:
     """How far a run is.
 
     Attributes:
-        step: optimiser steps done; with the plan, the whole state of the sampler.
+        step: optimiser steps done; with plan and seed, the whole state of the sampler and of dropout.
         examples, tokens: consumed so far over all ranks.
         trace: what was logged so far.
     """
@@ -49,7 +48,7 @@ def save(folder: Path, fingerprint: str, progress: Progress, tensors: dict[str, 
     aside = folder / f".{target.name}.partial"
     shutil.rmtree(aside, ignore_errors=True)
     aside.mkdir(parents=True)
-    save_file({name: value.contiguous() for name, value in (tensors | random_states()).items()}, aside / "state.safetensors")
+    save_file({name: value.contiguous() for name, value in tensors.items()}, aside / "state.safetensors")
     write_json({"fingerprint": fingerprint, "progress": asdict(progress)}, aside / "state.json")
     publish(aside, target)
     for older in folder.glob(f"{_PREFIX}*"):
@@ -64,18 +63,3 @@ def load(folder: Path, fingerprint: str) -> Checkpoint | None:
         if state["fingerprint"] == fingerprint:
             return Checkpoint(Progress(**state["progress"]), load_file(candidate / "state.safetensors"))
     return None
-
-
-def random_states() -> dict[str, Tensor]:
-    """States of the generators that dropout draws from."""
-    states = {"random/cpu": torch.get_rng_state()}
-    if torch.cuda.is_available():
-        states["random/cuda"] = torch.cuda.get_rng_state()
-    return states
-
-
-def restore_random_states(tensors: dict[str, Tensor]) -> None:
-    """Put the generators back."""
-    torch.set_rng_state(tensors["random/cpu"])
-    if "random/cuda" in tensors and torch.cuda.is_available():
-        torch.cuda.set_rng_state(tensors["random/cuda"])

@@ -17,7 +17,8 @@ from phasor.models.network import Network
 from phasor.settings import settings
 
 State = dict[str, Tensor]
-_MOMENTS = ("exp_avg", "exp_avg_sq")
+MOMENTS = ("exp_avg", "exp_avg_sq")
+"""AdamW's names of the running means of gradients and of their squares."""
 
 
 def world_size() -> int:
@@ -57,6 +58,12 @@ def most(value: int) -> int:
     largest = torch.tensor(value, device=device)
     dist.all_reduce(largest, op=dist.ReduceOp.MAX)
     return int(largest)
+
+
+def wait() -> None:
+    """Go on when every rank is here."""
+    if world_size() > 1:
+        dist.barrier()
 
 
 def gather_rows(rows_ND: Tensor) -> Tensor:
@@ -119,8 +126,8 @@ class Engine(Protocol):
 
 
 def make_engine(network: Network, config: TrainingConfig) -> Engine:
-    """The engine of this process, depending on how many there are."""
-    if world_size() == 1:
+    """The engine of this process, depending on how many there are and on what they share out."""
+    if world_size() == 1 or config.zero_stage == 0:
         return LocalEngine(network, config)
     from phasor.training.zero import ZeroEngine
 
@@ -141,7 +148,7 @@ def trained_parameters(network: Network) -> Iterable[tuple[str, torch.nn.Paramet
 
 
 class LocalEngine:
-    """One process."""
+    """One process that holds everything; several of them average their gradients."""
 
     def __init__(self, network: Network, config: TrainingConfig) -> None:
         self.forward: Callable[..., Tensor] = network
@@ -156,6 +163,9 @@ class LocalEngine:
 
     def step(self, learning_rate: float) -> float:
         """Clip, update, clear; returns the gradient norm before clipping."""
+        for parameter in self._parameters if world_size() > 1 else ():
+            if parameter.grad is not None:
+                dist.all_reduce(parameter.grad.div_(world_size()))
         norm = torch.nn.utils.clip_grad_norm_(self._parameters, self._max_norm)
         for group in self._optimizer.param_groups:
             group["lr"] = learning_rate
@@ -178,7 +188,7 @@ class LocalEngine:
             with torch.no_grad():
                 parameter.copy_(state[f"weight/{name}"])
             if f"step/{name}" in state:
-                moments = {key: state[f"{key}/{name}"].to(parameter.device) for key in (*_MOMENTS, "step")}
+                moments = {key: state[f"{key}/{name}"].to(parameter.device) for key in (*MOMENTS, "step")}
                 self._optimizer.state[parameter] = moments
 
     def finish(self) -> None:

@@ -20,9 +20,9 @@ from phasor.training import checkpoint
 from phasor.training.checkpoint import Progress
 from phasor.training.data import EmbedSet, RerankSet
 from phasor.training.dev import DevSet
-from phasor.training.distributed import make_engine, mean, most, rank, trained_parameters, world_size
+from phasor.training.distributed import make_engine, mean, most, rank, trained_parameters, wait, world_size
 from phasor.training.objective import backward_loss
-from phasor.training.sampling import Step, plan_steps
+from phasor.training.sampling import Step, plan_steps, step_generator
 
 _MAX_TRACE = 1000
 log = logging.getLogger(__name__)
@@ -59,8 +59,8 @@ class Training:
         network.precision = config.precision
         if config.gradient_checkpointing:
             network.model.gradient_checkpointing_enable({"use_reentrant": False})
-        self._engine = make_engine(network, config)
         self._fingerprint = self._identify()
+        self._engine = make_engine(network, config)
 
     def run(self) -> Progress:
         """Train to the end, from the newest matching checkpoint if there is one.
@@ -68,7 +68,6 @@ class Training:
         Raises:
             TrainingError: the loss is not a number, or a signal asked to stop; the state is saved in the latter case.
         """
-        torch.manual_seed(self._seed)
         self._resume()
         total, config = len(self._steps), self._config
         with _signals() as caught, progress(total, self._what, "step") as bar:
@@ -93,6 +92,7 @@ class Training:
         rate = learning_rate(self._config, step.number, len(self._steps))
         batch = self._data.batch(step, rank(), world_size())
         self._network.train()
+        torch.manual_seed(int(step_generator(self._seed, step, f"rank {rank()}").integers(2**63)))  # dropout restarts with the step
         value = backward_loss(self._network, self._engine.forward, self._engine.backward, batch, self._config.loss, step.mini_batch_tokens)
         loss = mean(value, self._network.device)
         if not math.isfinite(loss):
@@ -120,6 +120,7 @@ class Training:
         state = self._engine.state()
         if rank() == 0:
             checkpoint.save(self._scratch, self._fingerprint, self.progress, state)
+        wait()  # a rank that went on to stop would have the others killed while they write
 
     def _resume(self) -> None:
         found = checkpoint.load(self._scratch, self._fingerprint)
@@ -127,7 +128,6 @@ class Training:
             return
         self.progress = found.progress
         self._engine.load(found.tensors)
-        checkpoint.restore_random_states(found.tensors)
         log.info("%s resumes at step %d of %d", self._what, self.progress.step, len(self._steps))
 
     def _stop(self, number: int) -> None:

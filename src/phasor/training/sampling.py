@@ -80,9 +80,9 @@ def _task_steps(task: int, examples: Indices, lengths: Indices, buckets: Sequenc
     return steps
 
 
-def step_generator(seed: int, step: Step) -> np.random.Generator:
-    """Random numbers of one step, the same on every rank and after every restart."""
-    return np.random.default_rng([_entropy(seed, "step"), step.number])
+def step_generator(seed: int, step: Step, name: str = "step") -> np.random.Generator:
+    """Random numbers of one step for the use that `name` says, the same after every restart."""
+    return np.random.default_rng([_entropy(seed, name), step.number])
 
 
 def _entropy(seed: int, name: str) -> int:
