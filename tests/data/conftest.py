@@ -1,10 +1,11 @@
-"""A context to read sources in, and files to read."""
+"""A context to read sources in, files to read, and a failing server."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from tests.faulty_server import FaultyServer
 
 from phasor.config.data import CollectConfig
 from phasor.data.sources import Context
@@ -33,3 +34,9 @@ def write_lines(tmp_path: Path) -> WriteLines:
         return path
 
     return write
+
+
+@pytest.fixture
+def server() -> Iterator[FaultyServer]:
+    with FaultyServer().running() as running:
+        yield running
