@@ -71,7 +71,7 @@ class FaultyServer:
         fault = self.faults[number] if number < len(self.faults) else None
         time.sleep(self.delay_s)
         if fault == "timeout":
-            time.sleep(1.0)
+            time.sleep(2.0)
         elif isinstance(fault, int):
             self._send(handler, fault, b'{"error": "scripted"}', {"retry-after": self.retry_after} if self.retry_after else {})
         else:

@@ -27,7 +27,7 @@ PERSONAS = ["a cook who bakes", "a pilot who flies"]
 
 
 def generate(url: str, texts: list[str], scratch: Path, **settings: Any) -> tuple[list[Written], Counter[str]]:
-    config = OpenAIGenerator(**({"base_url": url, "model": "m", "timeout_s": 0.4, "backoff_s": 0.01, "concurrency": 4} | settings))
+    config = OpenAIGenerator(**({"base_url": url, "model": "m", "timeout_s": 20, "backoff_s": 0.01, "concurrency": 4} | settings))
     return write_queries(config, texts, [PERSONAS] * len(texts), ["en", "zh"], seed=0, scratch=scratch)
 
 
@@ -35,7 +35,7 @@ def test_all_rows_come_out_through_faults_and_tries_are_counted(server: Any, pas
     faults = ["timeout", "timeout", "cut", "not_json", "no_choices", 429, 500, 503] + [None] * 30
     server.faults = random.Random(1).sample(faults, len(faults))
     texts = [p.text for p in passages(20)]
-    written, counts = generate(server.url, texts, tmp_path)
+    written, counts = generate(server.url, texts, tmp_path, timeout_s=1.0)
     assert [w.error for w in written] == [""] * 20
     assert all(" ".join(text.split()[:8]) in w.query for text, w in zip(texts, written, strict=True))
     assert {w.persona for w in written} == set(PERSONAS)
@@ -101,7 +101,7 @@ def test_failure_keeps_finished_work_and_the_next_run_asks_for_the_rest(server: 
     server.faults = [None] * 34 + [500] * 1000
     with pytest.raises(EndpointError, match="in 2 tries .last: status 500.*run the phase again"):
         generate(server.url, texts, tmp_path, max_tries=2)
-    assert len(server.requests) < 34 + 4 * 2 + 4
+    assert len(server.requests) <= 34 + 4 * 2 * 2  # four at once, twice each, and those that had begun by then
     server.faults, server.requests = (), []
     written, counts = generate(server.url, texts, tmp_path)
     assert len(server.requests) == counts["requests"] == 50 - 34
