@@ -36,7 +36,8 @@ def resolve_name(name: str) -> str:
     package, _, inner = name.removeprefix(_PACKAGE).partition("/")
     spec = importlib.util.find_spec(package) if package else None
     if spec is None or not spec.submodule_search_locations:
-        raise ModelError(f"{name!r} names the package {package!r}, which is not installed. Install it, for example `pip install {package.replace('_', '-')}`.")
+        install = f"pip install {package.replace('_', '-')}"
+        raise ModelError(f"{name!r} names the package {package!r}, which is not installed. Install it, for example `{install}`.")
     folder = Path(spec.submodule_search_locations[0]) / inner
     if not folder.is_dir():
         raise ModelError(f"{name!r}: package {package!r} has no folder {inner!r}. Look into {folder.parent}.")
@@ -107,7 +108,10 @@ def _from_pretrained(name: str, role: Role, **options: Any) -> tuple[PreTrainedM
         # tokenizer.json as it stands: AutoTokenizer would build the tokenizer of a Qwen2 model anew, with another pre-tokenizer.
         tokenizer = PreTrainedTokenizerFast.from_pretrained(name, **revision)
     except (OSError, ValueError, KeyError, SafetensorError) as error:
-        raise ModelError(f"model {name!r} cannot be loaded as {role}: {_first_line(error)} Check model.{role}.backbone.name, or copy the files here and name the folder.") from None
+        raise ModelError(
+            f"model {name!r} cannot be loaded as {role}: {_first_line(error)} "
+            f"Check model.{role}.backbone.name, or copy the files here and name the folder."
+        ) from None
     return model, tokenizer
 
 

@@ -97,7 +97,9 @@ class TokenBatch:
         return torch.arange(len(self.lengths), device=self.ids.device), self.lengths - 1
 
 
-def tokenize(tokenizer: PreTrainedTokenizerFast, texts: Sequence[str], max_tokens: int | None = None, affixes: Affixes | None = None) -> Ragged:
+def tokenize(
+    tokenizer: PreTrainedTokenizerFast, texts: Sequence[str], max_tokens: int | None = None, affixes: Affixes | None = None
+) -> Ragged:
     """Token ids of every text, cut to `max_tokens` including the affixes.
 
     The tokenizer's own state (truncation, padding) is neither used nor changed, so that what is saved stays clean.
@@ -138,7 +140,9 @@ def end_of_text_id(tokenizer: PreTrainedTokenizerFast) -> int:
     """
     found = tokenizer.get_vocab().get(END_OF_TEXT, tokenizer.eos_token_id)
     if found is None:
-        raise ModelError(f"the tokenizer has neither {END_OF_TEXT} nor an EOS token, which last-token pooling needs. Set model.<role>.pooling to mean.")
+        raise ModelError(
+            f"the tokenizer has neither {END_OF_TEXT} nor an EOS token, which last-token pooling needs. Set model.<role>.pooling to mean."
+        )
     return int(found)
 
 
@@ -154,7 +158,10 @@ def single_token(tokenizer: PreTrainedTokenizerFast, word: str) -> int:
     """Id of a word that must be one token. Raises ModelError if it is not."""
     found = tokenizer.get_vocab().get(word)
     if found is None:
-        raise ModelError(f"{word!r} is not a single token of this tokenizer, so it cannot be a reranker's answer. Choose another backbone for model.rerank.")
+        raise ModelError(
+            f"{word!r} is not a single token of this tokenizer, so it cannot be a reranker's answer. "
+            "Choose another backbone for model.rerank."
+        )
     return int(found)
 
 

@@ -15,20 +15,23 @@ from phasor.models.network import Network
 
 _CONFIG = "adapter_config.json"
 _BASE = "base.json"
+_AGAIN = "Train the specialist again from this warm-up model."
 
 
 class Adapter:
     """A fresh adapter on a network, whose other weights it freezes."""
 
     def __init__(self, network: Network, config: AdapterConfig, seed: int) -> None:
-        lora = LoraConfig(r=config.rank, lora_alpha=config.alpha, lora_dropout=config.dropout, target_modules="all-linear")  # type: ignore[arg-type]
+        lora = LoraConfig(
+            r=config.rank, lora_alpha=config.alpha, lora_dropout=config.dropout, target_modules="all-linear"  # type: ignore[arg-type]
+        )
         with torch.random.fork_rng():
             torch.manual_seed(seed)
             self._model = get_peft_model(network.model, lora)
 
     def fold(self) -> None:
         """Add the adapter to the weights and take it off."""
-        self._model.merge_and_unload()  # type: ignore[operator]
+        self._model.merge_and_unload()
 
     def save(self, folder: Path, base: Path) -> None:
         """Write the adapter and the digest of the model it belongs to; equal adapters give equal bytes."""
@@ -49,13 +52,13 @@ def check_base(specialist: Path, base: Path) -> None:
     """Raise ModelError if an adapter was trained on other weights than those of `base`."""
     record = specialist / _BASE
     if record.is_file() and json.loads(record.read_text(encoding="utf-8"))["weights"] != weights_digest(base):
-        raise ModelError(f"the adapter in {specialist} was trained on another model than {base}. Train the specialist again from this warm-up model.")
+        raise ModelError(f"the adapter in {specialist} was trained on another model than {base}. {_AGAIN}")
 
 
 def fold_saved(model: PreTrainedModel, specialist: Path) -> PreTrainedModel:
     """A model with a saved adapter folded in. Raises ModelError if the adapter does not fit."""
     try:
-        return PeftModel.from_pretrained(model, str(specialist)).merge_and_unload()  # type: ignore[operator,no-any-return]
+        return PeftModel.from_pretrained(model, str(specialist)).merge_and_unload()  # type: ignore[no-any-return]
     except (RuntimeError, ValueError, KeyError, OSError, SafetensorError) as error:
         reason = str(error).strip().splitlines()[0]
-        raise ModelError(f"the adapter in {specialist} does not fit its model: {reason}. Train the specialist again from this warm-up model.") from None
+        raise ModelError(f"the adapter in {specialist} does not fit its model: {reason}. {_AGAIN}") from None

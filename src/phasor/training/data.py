@@ -157,7 +157,9 @@ class TrainingSet(ABC, Generic[N]):
         for example in step.examples:
             row = self._rows[example]
             positive = int(row.positives[rng.integers(len(row.positives))])
-            hard = row.negatives if len(row.negatives) <= num_hard else row.negatives[np.sort(rng.permutation(len(row.negatives))[:num_hard])]
+            hard = row.negatives
+            if len(hard) > num_hard:
+                hard = hard[np.sort(rng.permutation(len(hard))[:num_hard])]
             extra = rng.choice(pool, num_random) if num_random else pool
             drawn.append((positive, np.concatenate([hard, extra[~np.isin(extra, row.known)]])))
         return drawn
@@ -226,7 +228,9 @@ def make_set(network: Network, tasks: Mapping[str, TaskData], loss: LossConfig, 
     return RerankSet(network, tasks, loss, seed)
 
 
-def heldout_batches(network: Network, tasks: Mapping[str, TaskData], loss: LossConfig, batch_size: int, seed: int) -> dict[str, list[Batch]]:
+def heldout_batches(
+    network: Network, tasks: Mapping[str, TaskData], loss: LossConfig, batch_size: int, seed: int
+) -> dict[str, list[Batch]]:
     """Every example of every task once, in batches of `batch_size`, for a search that optimises on its own."""
     data = make_set(network, tasks, loss, seed)
     batches: dict[str, list[Batch]] = {}
@@ -262,7 +266,10 @@ def _rows(task: int, data: TaskData, index: _PassageIndex) -> list[_Row]:
     for example in data.examples:
         missing = next((p for p in (*example.positives, *example.negatives) if p not in data.passages), None)
         if missing is not None:
-            raise DataError(f"task {example.task!r}: example {example.id!r} names passage {missing!r}, which its corpus does not hold. Run collect and mine again.")
+            raise DataError(
+                f"task {example.task!r}: example {example.id!r} names passage {missing!r}, which its corpus does not hold. "
+                "Run collect and mine again."
+            )
         positives, negatives = ([index.number(task, data.passages[p]) for p in ids] for ids in (example.positives, example.negatives))
         known.setdefault((example.instruction, example.query), set()).update(positives)
         numbered.append((example, positives, negatives))

@@ -159,7 +159,7 @@ class LocalEngine:
 
     def backward(self, loss: Tensor) -> None:
         """Accumulate gradients."""
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
 
     def step(self, learning_rate: float) -> float:
         """Clip, update, clear; returns the gradient norm before clipping."""

@@ -55,7 +55,9 @@ class Training:
         self._scratch, self._seed = scratch, seed
         self._steps = plan_steps(data.task, data.lengths, config, seed, world_size())
         if not self._steps:
-            raise TrainingError(f"{what}: {len(data)} examples make no step for {world_size()} processes. Use fewer processes or more examples.")
+            raise TrainingError(
+                f"{what}: {len(data)} examples make no step for {world_size()} processes. Use fewer processes or more examples."
+            )
         network.precision = config.precision
         if config.gradient_checkpointing:
             network.model.gradient_checkpointing_enable({"use_reentrant": False})
@@ -97,8 +99,8 @@ class Training:
         loss = mean(value, self._network.device)
         if not math.isfinite(loss):
             raise TrainingError(
-                f"{self._what}: the loss is {loss} at step {step.number} of {len(self._steps)} (task {batch.task}, learning rate {rate:.2g}). "
-                "Lower learning_rate or max_grad_norm, or raise the loss temperature."
+                f"{self._what}: the loss is {loss} at step {step.number} of {len(self._steps)} "
+                f"(task {batch.task}, learning rate {rate:.2g}). Lower learning_rate or max_grad_norm, or raise the loss temperature."
             )
         norm = self._engine.step(rate)
         state = self.progress
@@ -106,7 +108,8 @@ class Training:
         state.examples += batch.num_examples
         state.tokens += round(mean(sum(len(s) for s in batch.sequences), self._network.device) * world_size())
         if step.number % math.ceil(len(self._steps) / _MAX_TRACE) == 0 or state.step == len(self._steps):
-            state.trace.append({"step": step.number, "task": batch.task, "loss": loss, "learning_rate": rate, "gradient_norm": norm, "tokens": state.tokens})
+            entry = {"step": step.number, "task": batch.task, "loss": loss, "learning_rate": rate, "gradient_norm": norm}
+            state.trace.append(entry | {"tokens": state.tokens})
         return loss
 
     def _evaluate(self) -> None:
@@ -135,7 +138,8 @@ class Training:
             raise KeyboardInterrupt
         name = signal.Signals(number).name
         raise TrainingError(
-            f"{self._what}: stopped by {name} after step {self.progress.step} of {len(self._steps)}; the state is saved in {self._scratch}. Run it again to go on."
+            f"{self._what}: stopped by {name} after step {self.progress.step} of {len(self._steps)}; "
+            f"the state is saved in {self._scratch}. Run it again to go on."
         )
 
     def _identify(self) -> str:

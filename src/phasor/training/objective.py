@@ -36,7 +36,9 @@ def batch_loss(network: Network, batch: Batch, loss: LossConfig, max_tokens: int
     return _loss(rows[_inverse(pieces, rows.device)], batch, loss)
 
 
-def backward_loss(network: Network, forward: Forward, backward: Callable[[Tensor], None], batch: Batch, loss: LossConfig, max_tokens: int) -> float:
+def backward_loss(
+    network: Network, forward: Forward, backward: Callable[[Tensor], None], batch: Batch, loss: LossConfig, max_tokens: int
+) -> float:
     """Accumulate the gradients of `batch_loss` with at most `max_tokens` tokens of activations; return the loss.
 
     Args:
@@ -118,4 +120,5 @@ def _inverse(pieces: Sequence[Order], device: torch.device) -> Tensor:
 
 
 def _has_dropout(network: Network) -> bool:
-    return any(isinstance(m, torch.nn.Dropout) and m.p > 0 for m in network.modules()) or float(getattr(network.model.config, "attention_dropout", 0) or 0) > 0
+    attention = getattr(network.model.config, "attention_dropout", 0) or 0
+    return attention > 0 or any(isinstance(m, torch.nn.Dropout) and m.p > 0 for m in network.modules())

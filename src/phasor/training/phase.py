@@ -15,8 +15,9 @@ from phasor.training.loop import Training
 
 def read_tasks(job: Job, collected: Mapping[str, Path], mined: Mapping[str, Path], split: str, limit: int | None) -> dict[str, TaskData]:
     """A split of the mined examples of some tasks, at most `limit` of each, chosen by the recipe's seed."""
+    tasks, seed = job.recipe.tasks, job.recipe.seed
     return {
-        task: read_task(mined[task] / f"{split}.parquet", folder / "corpus.parquet", job.recipe.tasks[task].in_batch_negatives, limit, job.recipe.seed)
+        task: read_task(mined[task] / f"{split}.parquet", folder / "corpus.parquet", tasks[task].in_batch_negatives, limit, seed)
         for task, folder in collected.items()
     }
 
@@ -47,4 +48,5 @@ def fit(
     if scores := [entry for entry in progress.trace if "dev_ndcg_at_10" in entry]:
         metrics |= {name: value for name, value in scores[-1].items() if name != "step"}
     counts = {"steps": progress.step, "examples": len(data)}
-    return adapter, Report(metrics=metrics, counts=counts, trace=progress.trace, cost=Cost(examples=progress.examples, tokens=progress.tokens))
+    cost = Cost(examples=progress.examples, tokens=progress.tokens)
+    return adapter, Report(metrics=metrics, counts=counts, trace=progress.trace, cost=cost)

@@ -59,7 +59,8 @@ def plan_steps(task: Indices, lengths: Indices, config: TrainingConfig, seed: in
     total = 0
     for epoch in range(math.ceil(config.epochs)):
         rng = np.random.default_rng(_entropy(seed, f"epoch {epoch}"))
-        planned = [s for t in np.unique(task) for s in _task_steps(int(t), rng.permutation(np.flatnonzero(task == t)), lengths, config.buckets)]
+        shuffled = {int(t): rng.permutation(np.flatnonzero(task == t)) for t in np.unique(task)}
+        planned = [step for t, examples in shuffled.items() for step in _task_steps(t, examples, lengths, config.buckets)]
         planned = [planned[i] for i in rng.permutation(len(planned)) if len(planned[i][1]) >= world_size]
         steps += planned
         total += max(1, round(min(1.0, config.epochs - epoch) * len(planned)))

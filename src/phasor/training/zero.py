@@ -34,7 +34,8 @@ class ZeroEngine:
         self._network, self._stage = network, config.zero_stage
         self._parameters = dict(trained_parameters(network))
         if kinds := {str(p.dtype) for p in self._parameters.values()} - {"torch.float32"}:
-            raise TrainingError(f"ZeRO needs float32 weights to train, got {', '.join(sorted(kinds))}. Set model.<role>.dtype to float32, or train an adapter.")
+            found = ", ".join(sorted(kinds))
+            raise TrainingError(f"ZeRO trains float32 weights, got {found}. Set model.<role>.dtype to float32, or train an adapter.")
         self._engine = _start(network, make_optimizer(network, config), config)
         self.forward: Callable[..., Tensor] = self._engine
 
@@ -62,8 +63,8 @@ class ZeroEngine:
 
     def load(self, state: State) -> None:
         """Put a state back; every process keeps its share."""
-        from deepspeed.utils import safe_set_full_fp32_param, safe_set_full_optimizer_state
         from deepspeed.runtime.zero import GatheredParameters
+        from deepspeed.utils import safe_set_full_fp32_param, safe_set_full_optimizer_state
 
         for share in self._shares():  # as AdamW itself would at its first step
             self._moments()[share] = {"step": state["step"].clone()} | {key: torch.zeros_like(share) for key in MOMENTS}
