@@ -20,7 +20,7 @@ from phasor.data.records import Passage, read_corpus
 from phasor.data.templates import render_document
 from phasor.errors import DataError, RecipeError
 from phasor.evaluation.bm25 import Bm25, Setting
-from phasor.evaluation.scores import Scores
+from phasor.evaluation.scores import Scores, read_record
 from phasor.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -140,7 +140,7 @@ def _setting(work: Path, tasks: Sequence[str]) -> Setting:
     path = work / "embed" / "evaluation" / "scores.json"
     if len(tasks) > 1 or not path.is_file():
         return Setting()
-    chosen = Scores.model_validate_json(path.read_bytes()).bm25[tasks[0]]
+    chosen = read_record(Scores, path).bm25[tasks[0]]
     return Setting(chosen.k1, chosen.b, chosen.with_instruction)
 
 

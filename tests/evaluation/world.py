@@ -11,7 +11,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from phasor.artifacts import Report, write_json
 from phasor.config.base import Role
-from phasor.data.records import Example, Passage, write_corpus, write_examples
+from phasor.data.records import SPLITS, Example, Passage, write_corpus, write_examples
 from phasor.models.loading import load_backbone, save_model
 from phasor.models.scratch import backbone_texts
 from phasor.recipe import Recipe, parse_recipe
@@ -58,7 +58,7 @@ def passages(task: str, count: int = 40) -> list[Passage]:
 
 def examples(task: str, split: str, corpus: list[Passage]) -> list[Example]:
     """Twelve queries per split; those of the instruction task come in pairs that change what is relevant."""
-    chance, start = random.Random(task + split), {"train": 0, "dev": 12, "test": 24}[split]
+    chance, start = random.Random(task + split), {"train": 0, "heldout": 6, "dev": 12, "test": 24}[split]
     found = []
     for i in range(start, start + 12):
         first, second = corpus[i], corpus[(i + 1) % len(corpus)]
@@ -77,7 +77,7 @@ def build(work: Path, chosen: Recipe) -> None:
     for task in chosen.tasks:
         corpus = passages(task)
         write_corpus(corpus, work / task / "collect" / "corpus.parquet")
-        for split in ("dev", "test"):
+        for split in SPLITS:
             write_examples(examples(task, split, corpus), work / task / "collect" / f"{split}.parquet")
         write_examples(examples(task, "train", corpus), work / task / "mined" / "train.parquet")
     corpora = {task: work / task / "collect" / "corpus.parquet" for task in chosen.tasks}

@@ -9,7 +9,7 @@ from pydantic import ValidationError
 from phasor.config.base import Role
 from phasor.config.evaluation import GateConfig
 from phasor.errors import ArtifactError, GateFailed
-from phasor.evaluation.scores import GateTask, GateVerdict, ModelScores, Scores
+from phasor.evaluation.scores import GateTask, GateVerdict, ModelScores, Scores, first_problem
 
 
 def judge(config: GateConfig, root: Path, role: Role, final: ModelScores) -> GateVerdict:
@@ -53,7 +53,9 @@ def _baseline(path: Path, role: Role) -> Mapping[str, float | None]:
         raise ArtifactError(f"{where} does not exist. {remedy}") from None
     except KeyError as error:
         raise ArtifactError(f"{where} has no scores of the {role} role (missing key {error}). {remedy}") from None
-    except (OSError, ValueError, TypeError, ValidationError) as error:
+    except ValidationError as error:
+        raise ArtifactError(f"{where} is not a report.json of this version ({first_problem(error)}). {remedy}") from None
+    except (OSError, ValueError, TypeError) as error:
         raise ArtifactError(f"{where} is not a report.json of this version ({error}). {remedy}") from None
     final = scores.model("enhanced")
     return {task: final.value(task) for task in final.tasks} if final else {}

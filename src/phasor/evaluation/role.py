@@ -20,7 +20,7 @@ from phasor.evaluation.contamination import contamination
 from phasor.evaluation.gate import judge
 from phasor.evaluation.metrics import PerQuery
 from phasor.evaluation.runs import ranked, read_per_query, read_run, write_per_query, write_run
-from phasor.evaluation.scores import Bm25Setting, Contamination, Scores, TaskInfo
+from phasor.evaluation.scores import Bm25Setting, Contamination, Scores, TaskInfo, read_record
 from phasor.evaluation.searchers import Bm25Searcher, CorpusTokens, EmbedderSearcher, OracleSearcher, RerankerSearcher, Searcher, TopRanked
 from phasor.evaluation.tasks import RetrievalTask, TestSet
 from phasor.models.embedder import Embedder
@@ -80,7 +80,7 @@ def evaluate_role(job: Job, role: Role, inputs: Paths, out: Path) -> tuple[Score
         leaks = _contamination(evaluation)
     else:
         settings, top_ranked = {}, _take_first_stage(evaluation)
-        leaks = Scores.model_validate_json((inputs.one(FIRST_STAGE) / SCORES).read_bytes()).contamination
+        leaks = read_record(Scores, inputs.one(FIRST_STAGE) / SCORES).contamination
     benchmarks = _score_models(evaluation, top_ranked, wanted)
     rows = [(model, task, metrics) for model, per_task in evaluation.values.items() for task, metrics in per_task.items()]
     write_per_query(rows, out / PER_QUERY)

@@ -1,12 +1,17 @@
 """The schema of scores.json: everything the evaluate phase found out about one role."""
 
 from collections.abc import Iterable
+from pathlib import Path
+from typing import TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from phasor.config.base import Role
+from phasor.errors import ArtifactError
 from phasor.evaluation.bootstrap import Score
 from phasor.evaluation.metrics import MAIN_METRIC
+
+Parsed = TypeVar("Parsed", bound=BaseModel)
 
 
 class _Record(BaseModel):
@@ -114,3 +119,19 @@ def _flat(models: Iterable[ModelScores]) -> Iterable[tuple[str, float]]:
         for task, metrics in {**model.tasks, "mean": model.mean}.items():
             for metric, score in metrics.items():
                 yield f"{model.name}.{task}.{metric}", score.value
+
+
+def read_record(kind: type[Parsed], path: Path) -> Parsed:
+    """Read a JSON file of ours. Raises ArtifactError if it is missing or of another version."""
+    try:
+        return kind.model_validate_json(path.read_bytes())
+    except FileNotFoundError:
+        raise ArtifactError(f"{path} is missing. Run the phase that writes it.") from None
+    except ValidationError as error:
+        raise ArtifactError(f"{path} was not written by this version ({first_problem(error)}). Run its phase again.") from None
+
+
+def first_problem(error: ValidationError) -> str:
+    """The first of possibly many, on one line."""
+    first = error.errors()[0]
+    return f"{'.'.join(map(str, first['loc'])) or 'JSON'}: {first['msg']}"

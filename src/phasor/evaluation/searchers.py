@@ -125,7 +125,7 @@ class RerankerSearcher(Searcher):
     def _scores(self, candidates: Mapping[str, list[str]], heads: "Ragged") -> list[np.float32]:
         """Scores of all candidates, query by query."""
         tokens, rows = self._tokens.of(self._reranker, self._texts), {passage: row for row, passage in enumerate(self._ids)}
-        lists, scores = list(candidates.values()), []
+        lists, scores = list(candidates.values()), list[np.float32]()
         for start in range(0, len(lists), _QUERIES_AT_ONCE):
             group = range(start, min(start + _QUERIES_AT_ONCE, len(lists)))
             pairs: list[Ids] = [self._reranker.pair(heads[query], tokens[rows[p]]) for query in group for p in lists[query]]

@@ -6,7 +6,7 @@ from pathlib import Path
 from phasor.errors import ArtifactError
 from phasor.evaluation.bootstrap import Score
 from phasor.evaluation.metrics import MAIN_METRIC, METRICS
-from phasor.evaluation.scores import Scores
+from phasor.evaluation.scores import Scores, read_record
 
 ROLE_TITLES = {"embed": "Embedder", "rerank": "Reranker"}
 _LABELS = {
@@ -51,20 +51,13 @@ def results_text(work: Path) -> str:
     for role in ROLE_TITLES:
         path = work / role / "evaluation" / "scores.json"
         if path.is_file():
-            scores = _read(path)
+            scores = read_record(Scores, path)
             parts += [_text_table(scores), "\n".join(f"  {verdict}" for verdict in _verdicts(scores))]
     if not parts:
         raise ArtifactError(f"{work} holds no scores yet. Run `dvc repro`, or `phasor evaluate --role embed`, first.")
     page = work / "report" / "report.html"
     parts.append(f"Report: {page if page.is_file() else 'not written yet (phasor package)'}")
     return "\n\n".join(parts)
-
-
-def _read(path: Path) -> Scores:
-    try:
-        return Scores.model_validate_json(path.read_bytes())
-    except ValueError as error:
-        raise ArtifactError(f"{path} was not written by this version ({error}). Run the evaluate phase again.") from None
 
 
 def _markdown_table(scores: Scores, metric: str, tasks: Sequence[str]) -> str:

@@ -1,7 +1,7 @@
 """Golden vectors and scores: what this model answers to texts of its own tasks, so that any runtime can be compared.
 
 They are computed in float32 from the weights in the bundle. Every text fits the model's limits uncut, because
-runtimes cut long texts differently.
+runtimes cut long texts differently, and neither starts nor ends in white space, which old runtimes strip.
 """
 
 import base64
@@ -12,12 +12,13 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from phasor.data.hashing import position
 from phasor.data.records import Example, Passage
 from phasor.data.templates import render_document, render_query
 from phasor.errors import ArtifactError, DataError
+from phasor.evaluation.scores import first_problem
 from phasor.models.embedder import Embedder
 from phasor.models.reranker import Reranker
 
@@ -122,8 +123,8 @@ def read_golden(bundle: Path) -> Golden:
         return Golden.model_validate_json(path.read_bytes())
     except FileNotFoundError:
         raise ArtifactError(f"{path} is missing. Fetch the bundle again, or package it anew.") from None
-    except ValueError as error:
-        raise ArtifactError(f"{path} was not written by this version ({error}). Package the bundle anew.") from None
+    except ValidationError as error:
+        raise ArtifactError(f"{path} was not written by this version ({first_problem(error)}). Package the bundle anew.") from None
 
 
 def encode_vector(vector: NDArray[np.float32]) -> str:
@@ -152,7 +153,7 @@ def _shorten(probe: Probe, embedder: Embedder, reranker: Reranker | None) -> Pro
     def query_fits(query: str) -> bool:
         return len(embedder.query_tokens([query], [probe.instruction])[0]) < embedder.config.max_query_tokens
 
-    query = _halve(probe.query, query_fits)
+    query = _halve(probe.query.strip(), query_fits)
 
     def document_fits(document: str) -> bool:
         if len(embedder.document_tokens([document])[0]) >= embedder.config.max_passage_tokens:
@@ -162,12 +163,12 @@ def _shorten(probe: Probe, embedder: Embedder, reranker: Reranker | None) -> Pro
         pair = reranker.pair(reranker.head_tokens([query], [probe.instruction])[0], reranker.document_tokens([document])[0])
         return len(pair) < reranker.config.max_pair_tokens
 
-    return Probe(probe.instruction, query, _halve(probe.document, document_fits))
+    return Probe(probe.instruction, query, _halve(probe.document.strip(), document_fits))
 
 
 def _halve(text: str, fits: Callable[[str], bool]) -> str:
     while len(text) > 1 and not fits(text):
-        text = text[: len(text) // 2]
+        text = text[: len(text) // 2].rstrip()
     return text
 
 

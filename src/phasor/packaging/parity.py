@@ -49,14 +49,14 @@ def _compare_scores(folder: Path, pairs: Sequence[GoldenPair]) -> float:
     from sentence_transformers import CrossEncoder
 
     model = CrossEncoder(str(folder), model_kwargs={"dtype": torch.float32})
-    worst = 0.0
+    found: list[float] = []
     for instruction in dict.fromkeys(pair.instruction for pair in pairs):
         asked = [pair for pair in pairs if pair.instruction == instruction]
         scores = model.predict([(p.query, p.document) for p in asked], prompt=instruction, show_progress_bar=False)
-        worst = max(worst, _difference(scores, [p.score for p in asked]))
-    return worst
+        found.append(_difference(scores, [p.score for p in asked]))
+    return float(np.max(found))
 
 
 def _difference(found: NDArray[np.float32], wanted: Sequence[NDArray[np.float32] | float]) -> float:
-    # NaN must not pass as small: np.max keeps it, and no comparison with it holds.
+    # NaN must not pass as small: np.max keeps it, unlike max, and no comparison with it holds.
     return float(np.max(np.abs(np.asarray(found) - np.asarray(wanted))))

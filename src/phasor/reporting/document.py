@@ -2,18 +2,14 @@
 
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from phasor.artifacts import Cost, Report, code_digest, library_versions
 from phasor.config.base import Role
-from phasor.errors import ArtifactError
-from phasor.evaluation.scores import Contamination, Scores
+from phasor.evaluation.scores import Contamination, Scores, read_record
 from phasor.phases import PHASES, Job
 from phasor.recipe import Recipe, dump_recipe
-
-Parsed = TypeVar("Parsed", bound=BaseModel)
 
 
 class RunReport(BaseModel):
@@ -58,8 +54,8 @@ def collect_report(job: Job, evaluations: dict[str, Path], reports: Path) -> Run
         ArtifactError: a file is not of this version.
     """
     recipe = job.recipe
-    roles = {role: _parse(Scores, evaluations[role] / "scores.json") for role in recipe.roles}
-    phases = [_parse(Report, path) for path in _job_reports(recipe, reports)]
+    roles = {role: read_record(Scores, evaluations[role] / "scores.json") for role in recipe.roles}
+    phases = [read_record(Report, path) for path in _job_reports(recipe, reports)]
     return RunReport(
         name=recipe.name, seed=recipe.seed, recipe=dump_recipe(recipe), tasks=list(recipe.tasks),
         code_rev=code_digest(), versions=library_versions(), roles=roles,
@@ -93,12 +89,3 @@ def _job_reports(recipe: Recipe, reports: Path) -> Iterator[Path]:
             path = reports / f"{Job(recipe, phase.name, role, task).name}.json"
             if path.is_file():
                 yield path
-
-
-def _parse(kind: type[Parsed], path: Path) -> Parsed:
-    try:
-        return kind.model_validate_json(path.read_bytes())
-    except FileNotFoundError:
-        raise ArtifactError(f"{path} is missing. Run the phase that writes it.") from None
-    except ValueError as error:
-        raise ArtifactError(f"{path} was not written by this version ({error}). Run its phase again.") from None
