@@ -27,7 +27,7 @@ SURFACE: dict[str, dict[str, object]] = {
     "package": RUN,
     "init": {"directory": None, "--documents": None, "--recipe": "quickstart"},
     "dvc": {"--recipe": "params.yaml"},
-    "repro": {"--jobs": 2},
+    "repro": {"--jobs": 2, "--keep-warmup": False},
     "search": {"query": None, **RUN, "--task": None, "--instruction": None, "-k": 5},
     "results": {"--work": "work"},
 }

@@ -1,11 +1,12 @@
 """Environment variables: read when asked, wrong ones are named."""
 
+import subprocess
 import sysconfig
 
 import pytest
 
 from phasor.errors import PhasorError
-from phasor.settings import Settings, child_environment, settings
+from phasor.settings import Settings, prefer_own_commands, settings
 
 NAMES = ("OPENAI_API_KEY", "RANK", "WORLD_SIZE", "LOCAL_RANK", "PHASOR_LOG_LEVEL")
 
@@ -31,7 +32,7 @@ def test_a_wrong_variable_is_named(name: str, value: str, monkeypatch: pytest.Mo
 
 def test_children_find_the_commands_of_this_python_first(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "/elsewhere")
-    monkeypatch.setenv("OTHER", "kept")
-    found = child_environment()
-    assert found["PATH"].split(":") == [sysconfig.get_path("scripts"), "/elsewhere"]
-    assert found["OTHER"] == "kept"
+    prefer_own_commands()
+    prefer_own_commands()
+    found = subprocess.run(["/usr/bin/env"], capture_output=True, text=True, check=True).stdout.splitlines()
+    assert f"PATH={sysconfig.get_path('scripts')}:/elsewhere" in found

@@ -47,6 +47,9 @@ def build_parser() -> argparse.ArgumentParser:
     dvc.set_defaults(handler=_dvc)
     repro = commands.add_parser("repro", help="Bring every DVC stage up to date, independent ones side by side.")
     repro.add_argument("--jobs", type=_positive, default=2, help="stages at once (default: 2)")
+    repro.add_argument(
+        "--keep-warmup", action="store_true", help="do not warm up again because a task's data changed: only its specialist, merge and what follows"
+    )
     repro.set_defaults(handler=_repro)
     search = commands.add_parser("search", help="Search with the trained pair, next to BM25.")
     search.add_argument("query", help="what to look for")
@@ -103,7 +106,7 @@ def _repro(args: argparse.Namespace) -> None:
     from phasor.dvc_adapter import PARAMS, reproduce
     from phasor.recipe import load_recipe
 
-    reproduce(load_recipe(Path(PARAMS)), Path(), args.jobs)
+    reproduce(load_recipe(Path(PARAMS)), Path(), args.jobs, args.keep_warmup)
 
 
 def _search(args: argparse.Namespace) -> None:

@@ -4,10 +4,13 @@ Stages are written out one by one instead of with `matrix`, because a merge must
 the recipe: DVC leaves the folder of a removed task on disk, and a dependency on the parent folder would see it.
 """
 
+import multiprocessing
+import signal
 import subprocess
 import sys
 from collections.abc import Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
 from graphlib import TopologicalSorter
 from pathlib import Path
 from typing import Any
@@ -21,7 +24,7 @@ from phasor.errors import PhasorError
 from phasor.phases import PHASES, Job, Phase
 from phasor.recipe import Recipe
 from phasor.runner import config_of
-from phasor.settings import child_environment
+from phasor.settings import prefer_own_commands
 
 WORK = Path("work")
 PARAMS = "params.yaml"
@@ -63,10 +66,17 @@ def write_dvc_yaml(recipe: Recipe, recipe_path: Path) -> Path:
     return target
 
 
-def reproduce(recipe: Recipe, root: Path, workers: int) -> None:
+def reproduce(recipe: Recipe, root: Path, workers: int, keep_warmup: bool = False) -> None:
     """Bring every stage up to date, `workers` at a time, each by `dvc repro --single-item`.
 
     DVC alone runs one stage after the other; here independent ones, such as the specialists, run side by side.
+
+    Args:
+        recipe: what dvc.yaml was rendered from.
+        root: folder of dvc.yaml.
+        workers: stages at once.
+        keep_warmup: warm-up models that exist stay as they are though a task's data changed, so that only this task's
+            specialist is trained again. Paper section 4.3: the cost of a later change.
 
     Raises:
         PhasorError: a stage failed. Stages under way are finished first, and DVC keeps everything that is done.
@@ -77,13 +87,18 @@ def reproduce(recipe: Recipe, root: Path, workers: int) -> None:
     sorter.prepare()
     running: dict[Future[int], str] = {}
     failed: list[str] = []
-    with ThreadPoolExecutor(workers) as pool:
+    prefer_own_commands()
+    # Workers that stay: starting DVC takes longer than many a stage.
+    with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), initializer=_die_quietly) as pool:
         while running or (sorter.is_active() and not failed):
             if not failed:
-                running |= {pool.submit(_repro, name, root): name for name in sorter.get_ready()}
+                for name in sorter.get_ready():
+                    keep = keep_warmup and name.startswith("warmup-") and all((root / out).exists() for out in known[name]["outs"])
+                    arguments = ["commit", "--force"] if keep else ["repro", "--single-item"]
+                    running[pool.submit(_dvc, ["--wait-for-lock", "--cd", str(root.resolve()), *arguments, "--quiet", name])] = name
             for future in wait(running, return_when=FIRST_COMPLETED).done:
                 name = running.pop(future)
-                if future.result():
+                if _failed(future):
                     failed.append(name)
                 else:
                     sorter.done(name)
@@ -91,13 +106,28 @@ def reproduce(recipe: Recipe, root: Path, workers: int) -> None:
         raise PhasorError(f"stage {', '.join(failed)} failed; its message stands above. Mend it and run the same command to go on.")
 
 
-def _repro(stage: str, root: Path) -> int:
-    return run_dvc(["repro", "--quiet", "--single-item", stage], root, check=False).returncode
+def _die_quietly() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # the parent speaks for all
+
+
+def _dvc(arguments: list[str]) -> int:
+    from dvc.cli import main
+
+    code: int = main(arguments)
+    return code
+
+
+def _failed(future: Future[int]) -> bool:
+    try:
+        return future.result() != 0
+    except BrokenProcessPool:
+        return True
 
 
 def run_dvc(arguments: Sequence[str], root: Path, **options: Any) -> subprocess.CompletedProcess[str]:
     """Run the DVC installed beside us in a folder; its stages find our own `phasor` first."""
-    return subprocess.run([sys.executable, "-m", "dvc", *arguments], cwd=root, env=child_environment(), text=True, **options)
+    prefer_own_commands()
+    return subprocess.run([sys.executable, "-m", "dvc", *arguments], cwd=root, text=True, **options)
 
 
 def _jobs(recipe: Recipe) -> list[tuple[Phase, Job]]:

@@ -43,9 +43,11 @@ def settings() -> Settings:
     )
 
 
-def child_environment() -> dict[str, str]:
-    """Our environment for a child process, which finds the commands installed beside this Python first."""
-    return os.environ | {"PATH": os.pathsep.join((sysconfig.get_path("scripts"), os.environ.get("PATH", os.defpath)))}
+def prefer_own_commands() -> None:
+    """Let this process and its children find the commands installed beside this Python first."""
+    own, rest = sysconfig.get_path("scripts"), os.environ.get("PATH", os.defpath)
+    if rest.split(os.pathsep)[0] != own:
+        os.environ["PATH"] = os.pathsep.join((own, rest))
 
 
 def _number(name: str, default: int) -> int:

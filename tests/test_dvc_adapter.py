@@ -1,0 +1,209 @@
+"""The phases as DVC stages, in a real DVC repository.
+
+Most tests put a stand-in for the `phasor` command on the path: it derives every output from the dependencies and
+parameters that dvc.yaml names, so that DVC's decisions can be watched in seconds. The last test runs the real phases.
+"""
+
+import os
+import signal
+import stat
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+
+from phasor.dvc_adapter import render, reproduce, run_dvc, stages, write_dvc_yaml
+from phasor.errors import PhasorError
+from phasor.phases import PHASES
+from phasor.recipe import load_recipe
+
+from .conftest import MakeProject, write_documents
+
+STAND_IN = """\
+#!{python}
+import hashlib, json, pathlib, sys, yaml
+words = [word for word in sys.argv[1:] if not word.startswith("--")]
+name = "-".join(words)
+stage = yaml.safe_load(open("dvc.yaml"))["stages"][name]
+if pathlib.Path("fail").exists() and pathlib.Path("fail").read_text() == name:
+    sys.exit(3)
+tree, content = yaml.safe_load(open("params.yaml")), hashlib.sha256()
+for key in stage["params"]:
+    value = tree
+    for part in key.split("."):
+        value = value[part]
+    content.update(json.dumps(value, sort_keys=True).encode())
+for dep in stage.get("deps", []):
+    path = pathlib.Path(dep)
+    for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
+        if file.is_file():
+            content.update(file.read_bytes())
+for out in stage["outs"]:
+    path = pathlib.Path(out)
+    if not path.suffix:
+        path.mkdir(parents=True, exist_ok=True)
+        path = path / "data"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(content.hexdigest())
+with open("runs.log", "a") as log:
+    print(name, file=log)
+"""
+
+
+@pytest.fixture
+def repository(make_project: MakeProject, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A DVC repository of a pico recipe, with the stand-in as the `phasor` that stages find."""
+    recipe, path = make_project()
+    root = path.parent
+    write_dvc_yaml(recipe, path)
+    (root / "bin").mkdir()
+    script = root / "bin" / "phasor"
+    script.write_text(STAND_IN.replace("{python}", sys.executable))
+    script.chmod(script.stat().st_mode | stat.S_IXUSR)
+    monkeypatch.setattr("sysconfig.get_path", lambda name: str(root / "bin"))
+    subprocess.run(["git", "init", "-q"], cwd=root, check=True)
+    run_dvc(["init", "-q"], root, check=True)
+    run_dvc(["config", "core.analytics", "false"], root, check=True)
+    return root
+
+
+def runs(root: Path) -> list[str]:
+    """Stages that ran since the last call."""
+    log = root / "runs.log"
+    names = log.read_text().split() if log.exists() else []
+    log.unlink(missing_ok=True)
+    return names
+
+
+def everything(root: Path) -> set[str]:
+    return set(stages(load_recipe(root / "params.yaml")))
+
+
+def test_stages_are_the_jobs_of_the_phases_and_call_them(make_project: MakeProject) -> None:
+    recipe, _ = make_project()
+    found = stages(recipe)
+    expected = ["-".join(filter(None, (phase.name, *job))) for phase in PHASES for job in phase.jobs(recipe)]
+    assert list(found) == expected
+    assert found["train-rerank-code"]["cmd"] == "phasor train --role rerank --task code"
+    assert found["train-rerank-code"]["deps"] == ["work/code/collect", "work/code/mined", "work/rerank/warmup"]
+    assert found["merge-embed"]["deps"][-2:] == ["work/embed/specialists/basic", "work/embed/specialists/code"]
+    assert "work/embed/evaluation" in found["evaluate-rerank"]["deps"] and "work/embed/evaluation" not in found["evaluate-embed"]["deps"]
+    outs = [out for stage in found.values() for out in stage["outs"]]
+    assert len(outs) == len(set(outs))
+
+
+def test_files_that_the_recipe_names_are_dependencies(make_project: MakeProject) -> None:
+    recipe, path = make_project(tasks=("basic",), roles=("embed",))
+    assert stages(recipe)["collect-basic"]["deps"] == ["basic.jsonl", "basic-examples.jsonl"]
+    changes = ["synthesize.personas=people.txt", "evaluate.gate.baseline=old/report.json", "tasks.basic.sources=[{kind: folder, path: docs}]"]
+    found = stages(load_recipe(path, changes))
+    assert found["collect-basic"]["deps"] == ["docs"]
+    assert "people.txt" in found["synthesize-basic"]["deps"] and "old/report.json" in found["evaluate-embed"]["deps"]
+
+
+def test_rendering_is_stable_yaml_with_a_warning(make_project: MakeProject) -> None:
+    recipe, _ = make_project()
+    text = render(recipe)
+    assert text == render(recipe) and text.startswith("# Rendered from params.yaml")
+    tree = yaml.safe_load(text)
+    assert tree["stages"] == stages(recipe)
+    assert tree["metrics"] == ["work/embed/evaluation/metrics.json", "work/rerank/evaluation/metrics.json"]
+
+
+def test_dvc_can_read_every_parameter_and_the_users_comments_stay(make_project: MakeProject) -> None:
+    recipe, path = make_project()
+    path.write_text("# mine\n" + path.read_text())
+    write_dvc_yaml(recipe, path)
+    assert path.read_text().startswith("# mine\n")
+    assert load_recipe(path) == recipe
+    tree = yaml.safe_load(path.read_text())
+    for stage in stages(recipe).values():
+        for key in stage["params"]:
+            value = tree
+            for part in key.split("."):
+                value = value[part]
+    once = path.read_text()
+    write_dvc_yaml(recipe, path)
+    assert path.read_text() == once
+
+
+def test_only_params_yaml_can_be_rendered(make_project: MakeProject) -> None:
+    recipe, path = make_project()
+    with pytest.raises(PhasorError, match="DVC reads its parameters from params.yaml; copy"):
+        write_dvc_yaml(recipe, path.with_name("other.yaml"))
+
+
+def changed(root: Path) -> set[str]:
+    """Stages that DVC itself finds changed, without those that only follow from them."""
+    lines = run_dvc(["status"], root, check=True, capture_output=True).stdout.splitlines()
+    return {line.rstrip(":") for line in lines if line.endswith(":") and not line.startswith("\t")}
+
+
+@pytest.mark.slow
+def test_failures_repetitions_and_changes_run_what_they_must_and_nothing_else(repository: Path) -> None:
+    params = repository / "params.yaml"
+    recipe = load_recipe(params)
+    (repository / "fail").write_text("train-embed-code")
+    with pytest.raises(PhasorError, match="stage train-embed-code failed; .*run the same command to go on"):
+        reproduce(recipe, repository, workers=2)
+    before = runs(repository)
+    assert "warmup-embed" in before and "merge-embed" not in before and "train-embed-code" not in before
+    (repository / "fail").unlink()
+    reproduce(recipe, repository, workers=2)
+    after = runs(repository)
+    assert not set(before) & set(after) and sorted(before + after) == sorted(everything(repository))
+
+    lock = (repository / "dvc.lock").read_bytes()
+    assert set(yaml.safe_load(lock)["stages"]) == everything(repository)
+    run_dvc(["repro", "-q"], repository, check=True)
+    assert runs(repository) == [] and (repository / "dvc.lock").read_bytes() == lock
+
+    text = params.read_text()
+    params.write_text(text.replace("search_steps: 2", "search_steps: 3"))
+    assert changed(repository) == {"merge-embed", "merge-rerank"}
+    params.write_text(text)
+    write_documents(repository, "code", number=61)
+    assert changed(repository) == {"collect-code"}
+    params.write_text(text.replace("instruction: Find the code passage", "instruction: Look for code"))
+    assert changed(repository) == {"collect-code", "synthesize-code"}
+    reproduce(load_recipe(params), repository, workers=2, keep_warmup=True)
+    again = {f"{phase}-code" for phase in ("collect", "synthesize", "filter", "mine")} | {"package"}
+    again |= {f"{phase}-{role}" for phase in ("merge", "enhance", "evaluate") for role in ("embed", "rerank")}
+    again |= {f"train-{role}-code" for role in ("embed", "rerank")}
+    assert sorted(runs(repository)) == sorted(again)
+    assert changed(repository) == set()
+
+
+def stage_times(root: Path) -> dict[str, int]:
+    return {p.stem: p.stat().st_mtime_ns for p in (root / "work" / "reports").glob("*.json")}
+
+
+@pytest.mark.slow
+def test_a_killed_run_of_the_real_phases_goes_on_where_it_was(make_project: MakeProject) -> None:
+    recipe, path = make_project(tasks=("basic",), roles=("embed",))
+    root = path.parent
+    write_dvc_yaml(recipe, path)
+    subprocess.run(["git", "init", "-q"], cwd=root, check=True)
+    run_dvc(["init", "-q"], root, check=True)
+    command = [sys.executable, "-m", "phasor", "repro", "--jobs", "1"]
+    child = subprocess.Popen(command, cwd=root, start_new_session=True)
+    deadline = time.monotonic() + 240
+    while "warmup-embed" not in (lock.read_text() if (lock := root / "dvc.lock").exists() else ""):
+        assert child.poll() is None and time.monotonic() < deadline
+        time.sleep(0.05)
+    os.killpg(child.pid, signal.SIGKILL)
+    child.wait()
+    before = stage_times(root)
+    assert "warmup-embed" in before and "package" not in before
+    subprocess.run(command, cwd=root, check=True)
+    after = stage_times(root)
+    assert set(after) == set(stages(recipe))
+    assert {name: after[name] for name in before} == before
+    subprocess.run(command, cwd=root, check=True)
+    assert stage_times(root) == after
+    assert (root / "work" / "bundle" / "embed").is_dir() and (root / "work" / "report" / "report.html").is_file()
+    results = subprocess.run([sys.executable, "-m", "phasor", "results"], cwd=root, check=True, capture_output=True, text=True).stdout
+    assert "BM25" in results and "report.html" in results
