@@ -4,6 +4,7 @@ import random
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM, Qwen2Model
 
@@ -22,7 +23,7 @@ from phasor.training.dev import DevSet
 from phasor.training.loop import Training
 from phasor.training.sampling import Step
 
-NOUNS = "anchor basil cactus dolphin ember falcon ginger hazel iris jasper kelp lantern meadow nectar orchid pepper".split()
+NOUNS = ("anchor", "basil", "cactus", "dolphin", "ember", "falcon", "ginger", "hazel", "iris", "jasper", "kelp", "lantern")
 CONFIG = ModelConfig(template="brief", max_query_tokens=24, max_passage_tokens=32, max_pair_tokens=48)
 
 
@@ -47,11 +48,13 @@ def make_network(role: Role, config: ModelConfig = CONFIG, **options: Any) -> Ne
 def make_task(name: str, number: int = 12, seed: int = 0, negatives: int = 2) -> TaskData:
     """Queries that share two words with their passage; the hard negatives are other passages. Lengths differ."""
     rng = random.Random(f"{name} {seed}")
-    passages = [Passage(f"{name}{i}", f"{name} passage tells about {' '.join(rng.sample(NOUNS, 2 + i % 6))} number {i}") for i in range(number)]
+    texts = [f"{name} passage tells about {' '.join(rng.sample(NOUNS, 2 + i % 6))} number {i}" for i in range(number)]
+    passages = [Passage(f"{name}{i}", text) for i, text in enumerate(texts)]
     examples = []
     for i, passage in enumerate(passages):
         others = rng.sample([p.id for p in passages if p.id != passage.id], negatives)
-        examples.append(Example(f"q{i}", f"which tells about {' '.join(passage.text.split()[4:6])}", f"find {name}", [passage.id], others, name))
+        query = f"which tells about {' '.join(passage.text.split()[4:6])}"
+        examples.append(Example(f"q{i}", query, f"find {name}", [passage.id], others, name))
     return TaskData(examples, {p.id: p for p in passages})
 
 
@@ -65,7 +68,7 @@ def make_training(role: Role, **options: Any) -> EmbedTraining | RerankTraining:
     """Settings with steps of four queries and forward passes of two short texts."""
     common: dict[str, Any] = {
         "adapter": None, "learning_rate": 0.01, "epochs": 2.0, "num_dev_queries": 0, "weight_decay": 0.01,
-        "buckets": (BatchBucket(max_tokens=16, batch_size=4, mini_batch_size=2), BatchBucket(max_tokens=48, batch_size=4, mini_batch_size=2)),
+        "buckets": tuple(BatchBucket(max_tokens=size, batch_size=4, mini_batch_size=2) for size in (16, 48)),
     }
     if role == "embed":
         return EmbedTraining(**(common | {"loss": InfoNCEConfig(num_hard_negatives=1, temperature=0.1, in_batch="docs+queries")} | options))
@@ -88,10 +91,8 @@ def weights(network: Network) -> dict[str, torch.Tensor]:
     return {name: p.detach().clone() for name, p in network.named_parameters()}
 
 
-def all_examples(number: int, task: int = 0) -> Step:
-    """One step with the first examples of a set."""
-    import numpy as np
-
+def first_step(number: int = 6, task: int = 0) -> Step:
+    """A step with the first examples of a set."""
     return Step(0, task, np.arange(number), 64)
 
 

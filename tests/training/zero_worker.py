@@ -26,13 +26,13 @@ def run(folder: Path, name: str, stop: int | None) -> None:
     role, options = RUNS[name]
     scratch = folder / f"scratch-{name}-{stop}"
     if stop is not None:
-        _, training = start(role, scratch, dev=True, **options)
+        _, training = start(role, scratch, dev=True, eval_steps=4, **options)
         _stop_at(training, stop)
         try:
             training.run()
         except TrainingError as error:
             assert "SIGTERM" in str(error)
-    network, training = start(role, scratch, dev=True, **options)
+    network, training = start(role, scratch, dev=True, eval_steps=4, **options)
     training.run()
     if distributed.rank() == 0:
         save_file(weights(network), folder / f"{name}-{stop}.safetensors")
