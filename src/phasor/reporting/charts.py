@@ -18,6 +18,10 @@ if TYPE_CHECKING:
 
 _ACROSS = ("bm25", "first_stage")  # drawn as lines through the panel
 _ALONG = ("initial", "warmup", "specialists", "merged", "enhanced")  # drawn as points, in order of the phases
+_KINDS = {
+    "tuned": ("merged, searched", SERIES[0]), "fixed": ("merged, nothing tuned", SERIES[1]), "specialist": ("one specialist", SERIES[2]),
+    "baseline": ("warm-up model", MUTED),
+}
 _DASHES = {"bm25": "--", "first_stage": ":"}
 TRAINING = ("warmup", "train", "enhance")
 """Phases whose trace is a training loss."""
@@ -109,7 +113,7 @@ def merge_chart(report: Report) -> Chart | None:
         return None
     title = f"{ROLE_TITLES[report.role]}: merge search, objective and coefficient of each specialist"
     steps, losses = np.array(curve).T
-    with figure(height=2.6) as chart:
+    with figure(height=2.8) as chart:
         left, right = chart.subplots(1, 2)
         left.plot(steps, losses, color=SERIES[0])
         left.set(title="objective", xlabel="search step")
@@ -118,7 +122,7 @@ def merge_chart(report: Report) -> Chart | None:
             right.plot(steps[: len(values)], values, color=SERIES[i % len(SERIES)], label=task)
         right.set(title="coefficients", xlabel="search step")
         if tracks:
-            right.legend()
+            chart.legend(*right.get_legend_handles_labels(), loc="outside upper right", ncols=4)
         return Chart(f"merge-{report.role}", title, render(chart, f"merge-{report.role}", title))
 
 
@@ -136,12 +140,15 @@ def methods_chart(report: Report) -> Chart | None:
     if not rows or report.role is None:
         return None
     title = f"{ROLE_TITLES[report.role]}: held-out loss of merge methods and single models, lower is better"
-    with figure(height=0.8 + 0.24 * len(rows)) as chart:
+    with figure(height=1.2 + 0.24 * len(rows)) as chart:
         axes = chart.add_subplot()
-        colors = {"tuned": SERIES[0], "fixed": SERIES[1], "specialist": SERIES[2]}
-        bars = axes.barh([row["name"].replace("_", " ") for row in rows], [row["loss"] for row in rows], height=0.6,
-                         color=[colors.get(row["kind"], MUTED) for row in rows])
-        axes.bar_label(bars, fmt="%.3f", padding=3, color=INK, fontsize=8)
+        for kind, (name, color) in _KINDS.items():
+            bars = [(y, row["loss"]) for y, row in enumerate(rows) if row["kind"] == kind]
+            if bars:
+                drawn = axes.barh(*zip(*bars, strict=True), height=0.6, color=color, label=name)
+                axes.bar_label(drawn, fmt="%.3f", padding=3, color=INK, fontsize=8)
+        axes.set_yticks(range(len(rows)), [row["name"].replace("_", " ") for row in rows])
+        chart.legend(*axes.get_legend_handles_labels(), loc="outside upper left", ncols=2)
         axes.set(xlabel="mean held-out loss")
         axes.margins(x=0.15)
         axes.grid(visible=False, axis="y")

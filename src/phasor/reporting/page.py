@@ -35,7 +35,8 @@ def _role(scores: Scores, report: RunReport | None) -> dict[str, Any]:
         "checks": scores.checks,
         "gate": scores.gate,
         "scores": charts.score_chart(scores),
-        "tables": [*metrics[:_HEADLINE_TABLES], tables.comparison_table(scores)],
+        "tables": metrics[:_HEADLINE_TABLES],
+        "comparison": tables.comparison_table(scores),
         "folded": [grid for grid in folded if grid is not None],
         "charts": [plot for plot in plots if plot is not None],
     }

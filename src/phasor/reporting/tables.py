@@ -58,10 +58,14 @@ def comparison_table(scores: Scores) -> Grid:
     pairs = list(dict.fromkeys((c.model, c.baseline) for c in scores.comparisons))
     found = {(c.model, c.baseline, c.task): c.difference for c in scores.comparisons}
     rows = [
-        [Cell(f"{label(a)} − {label(b)}"), *(_difference(found.get((a, b, task))) for task in [*scores.tasks, None])] for a, b in pairs
+        [Cell(f"{_short(a)} − {_short(b)}"), *(_difference(found.get((a, b, task))) for task in [*scores.tasks, None])] for a, b in pairs
     ]
     caption = f"{ROLE_TITLES[scores.role]}: paired differences in {METRICS[MAIN_METRIC]} × 100; * where the 95% interval leaves out zero."
     return Grid(caption, ["models", *scores.tasks, "mean"], rows)
+
+
+def _short(model: str) -> str:
+    return label(model).split(" (")[0]
 
 
 def bm25_table(scores: Scores) -> Grid | None:
