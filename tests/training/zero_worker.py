@@ -7,18 +7,21 @@ from pathlib import Path
 from typing import Any
 
 from safetensors.torch import save_file
-from world import LORA, start, weights
 
 from phasor.config.base import Role
 from phasor.errors import TrainingError
 from phasor.training import distributed
 
+from .world import LORA, start, weights
+
 RUNS: dict[str, tuple[Role, dict[str, Any]]] = {
     **{f"embed{stage}": ("embed", {"zero_stage": stage}) for stage in range(4)},
     "rerank2": ("rerank", {"zero_stage": 2}),
     "rerank3": ("rerank", {"zero_stage": 3}),
-    "lora3": ("embed", {"zero_stage": 3, "adapter": LORA}),
+    "adapter3": ("embed", {"zero_stage": 3, "adapter": LORA.model_copy(update={"dropout": 0.0})}),
+    "dropout1": ("embed", {"zero_stage": 1, "dropout": 0.2}),
 }
+STOP = 3
 
 
 def run(folder: Path, name: str, stop: int | None) -> None:
@@ -26,13 +29,13 @@ def run(folder: Path, name: str, stop: int | None) -> None:
     role, options = RUNS[name]
     scratch = folder / f"scratch-{name}-{stop}"
     if stop is not None:
-        _, training = start(role, scratch, dev=True, eval_steps=4, **options)
+        _, training = start(role, scratch, dev=True, eval_steps=2, epochs=1.0, **options)
         _stop_at(training, stop)
         try:
             training.run()
         except TrainingError as error:
             assert "SIGTERM" in str(error)
-    network, training = start(role, scratch, dev=True, eval_steps=4, **options)
+    network, training = start(role, scratch, dev=True, eval_steps=2, epochs=1.0, **options)
     training.run()
     if distributed.rank() == 0:
         save_file(weights(network), folder / f"{name}-{stop}.safetensors")
@@ -52,5 +55,5 @@ def _stop_at(training: Any, stop: int) -> None:
 if __name__ == "__main__":
     distributed.join()
     for chosen in sys.argv[2:] or RUNS:
-        for at in (None, 5):
+        for at in (None, STOP):
             run(Path(sys.argv[1]), chosen, at)
