@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from phasor.artifacts import digest_artifact, digest_json
 from phasor.data.records import Passage, read_corpus
 from phasor.data.templates import render_document
-from phasor.errors import DataError, RecipeError
+from phasor.errors import ArtifactError, DataError, RecipeError
 from phasor.evaluation.bm25 import Bm25, Setting
 from phasor.evaluation.scores import Scores, read_record
 from phasor.recipe import Recipe
@@ -64,6 +64,7 @@ def search(recipe: Recipe, work: Path, query: str, task: str | None, instruction
     if k < 1:
         raise DataError(f"-k {k} shows nothing. Ask for at least 1 passage.")
     tasks = _tasks(recipe, task)
+    _check_finished(recipe, work, tasks)
     instruction = instruction or recipe.tasks[tasks[0]].instruction
     passages = _passages(work, tasks)
     trained = _trained(recipe, work, passages, query, instruction)[:k]
@@ -80,6 +81,13 @@ def _tasks(recipe: Recipe, task: str | None) -> list[str]:
     if task not in recipe.tasks:
         raise RecipeError(f"--task {task!r} is not a task of the recipe. Choose one of {', '.join(recipe.tasks)}.")
     return [task]
+
+
+def _check_finished(recipe: Recipe, work: Path, tasks: Sequence[str]) -> None:
+    needed = [work / task / "collect" / "corpus.parquet" for task in tasks]
+    needed += [work / role / "enhanced" / "config.json" for role in recipe.roles]
+    if missing := [path for path in needed if not path.is_file()]:
+        raise ArtifactError(f"{missing[0]} is missing: the run is not finished. Run `dvc repro`, or name its folder with --work.")
 
 
 def _passages(work: Path, tasks: Sequence[str]) -> list[Passage]:

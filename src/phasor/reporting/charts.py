@@ -143,10 +143,10 @@ def methods_chart(report: Report) -> Chart | None:
     with figure(height=1.2 + 0.24 * len(rows)) as chart:
         axes = chart.add_subplot()
         for kind, (name, color) in _KINDS.items():
-            bars = [(y, row["loss"]) for y, row in enumerate(rows) if row["kind"] == kind]
-            if bars:
-                drawn = axes.barh(*zip(*bars, strict=True), height=0.6, color=color, label=name)
-                axes.bar_label(drawn, fmt="%.3f", padding=3, color=INK, fontsize=8)
+            places = [y for y, row in enumerate(rows) if row["kind"] == kind]
+            if places:
+                bars = axes.barh(places, [rows[y]["loss"] for y in places], height=0.6, color=color, label=name)
+                axes.bar_label(bars, fmt="%.3f", padding=3, color=INK, fontsize=8)
         axes.set_yticks(range(len(rows)), [row["name"].replace("_", " ") for row in rows])
         chart.legend(*axes.get_legend_handles_labels(), loc="outside upper left", ncols=2)
         axes.set(xlabel="mean held-out loss")
