@@ -25,7 +25,7 @@ SURFACE: dict[str, dict[str, object]] = {
     "enhance": RUN | ROLE,
     "evaluate": RUN | ROLE,
     "package": RUN,
-    "init": {"directory": None, "--documents": None, "--recipe": "quickstart"},
+    "init": {"directory": None, "--documents": None, "--recipe": "documents"},
     "dvc": {"--recipe": "params.yaml"},
     "repro": {"--jobs": 2, "--keep-warmup": False},
     "search": {"query": None, **RUN, "--task": None, "--instruction": None, "-k": 5},

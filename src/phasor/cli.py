@@ -40,7 +40,7 @@ def build_parser() -> argparse.ArgumentParser:
     init = commands.add_parser("init", help="Start a project on your own documents.")
     init.add_argument("directory", type=Path, help="folder to create")
     init.add_argument("--documents", type=Path, required=True, help="folder of txt/md/html/pdf, a .jsonl file, or a BEIR-layout folder")
-    init.add_argument("--recipe", default="quickstart", help="name of a recipe to start from (default: quickstart)")
+    init.add_argument("--recipe", default="documents", help="name of a recipe to start from (default: documents)")
     init.set_defaults(handler=_init)
     dvc = commands.add_parser("dvc", help="Write dvc.yaml anew after tasks or roles of the recipe changed.")
     dvc.add_argument("--recipe", type=Path, default=Path("params.yaml"), help="recipe file (default: params.yaml)")

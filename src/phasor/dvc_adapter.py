@@ -175,8 +175,16 @@ def _report(job: Job) -> str:
     return (WORK / "reports" / f"{job.name}.json").as_posix()
 
 
+def yaml_editor() -> YAML:
+    """Reads and writes YAML with the user's comments and order kept."""
+    editor = YAML()
+    editor.width = 120
+    editor.representer.add_representer(type(None), lambda to, _: to.represent_scalar("tag:yaml.org,2002:null", "null"))
+    return editor
+
+
 def _complete(recipe: Recipe, path: Path) -> None:
-    editor = YAML()  # keeps the user's comments and order
+    editor = yaml_editor()
     tree = editor.load(path.read_text(encoding="utf-8"))
     added = False
     for phase, job in _jobs(recipe):

@@ -1,19 +1,19 @@
 """`phasor init`: a project folder for somebody's own documents."""
 
+import io
 import shutil
 import subprocess
 from importlib import resources
 from importlib.resources.abc import Traversable
 from pathlib import Path
 
-import yaml
-
 from phasor.artifacts import write_text
-from phasor.dvc_adapter import PARAMS, run_dvc, write_dvc_yaml
+from phasor.dvc_adapter import PARAMS, run_dvc, write_dvc_yaml, yaml_editor
 from phasor.errors import DataError, PhasorError, RecipeError
-from phasor.recipe import dump_recipe, parse_recipe
+from phasor.recipe import parse_recipe
 
 _IGNORED = "/work/\n"
+_INSTRUCTION = "Given a question, find the passage that answers it"
 _NEXT = """\
 Created {directory} with {params}, dvc.yaml and a Git and DVC repository.
 Next:
@@ -50,29 +50,48 @@ def init_project(directory: Path, documents: Path, recipe_name: str) -> str:
     Raises:
         PhasorError: the folder is not empty, the documents do not exist or the recipe is unknown; nothing is left behind.
     """
+    if directory.exists() and not directory.is_dir():
+        raise PhasorError(f"{directory} is not a folder. Name a new folder.")
     if directory.exists() and any(directory.iterdir()):
         raise PhasorError(f"{directory} is not empty. Name a new folder.")
     source = _source(documents.resolve())
-    tree = yaml.safe_load(recipe_text(recipe_name))
-    tree["name"] = directory.resolve().name
-    instruction = next(iter(tree["tasks"].values())).get("instruction")
-    tree["tasks"] = {"documents": {"sources": [source], "instruction": instruction}}
-    recipe = parse_recipe(yaml.safe_dump(tree), origin=f"recipe {recipe_name}")
+    text = _adapt(recipe_text(recipe_name), directory.resolve().name, source)
+    recipe = parse_recipe(text, origin=f"recipe {recipe_name}")
     created = not directory.exists()
     try:
         directory.mkdir(parents=True, exist_ok=True)
-        write_text(dump_recipe(recipe), directory / PARAMS)
+        write_text(text, directory / PARAMS)
         write_dvc_yaml(recipe, directory / PARAMS)
         write_text(_IGNORED, directory / ".gitignore")
         subprocess.run(["git", "init", "-q"], cwd=directory, check=True, capture_output=True, text=True)
         for arguments in (["init", "-q"], ["config", "core.analytics", "false"]):
             run_dvc(arguments, directory, check=True, capture_output=True)
     except (OSError, subprocess.CalledProcessError) as error:
-        if created:
-            shutil.rmtree(directory, ignore_errors=True)
+        _clear(directory, created)
         detail = error.stderr.strip() if isinstance(error, subprocess.CalledProcessError) else str(error)
         raise PhasorError(f"{directory} cannot be made a project: {detail}") from None
     return _NEXT.format(directory=directory, params=PARAMS)
+
+
+def _adapt(text: str, name: str, source: dict[str, str]) -> str:
+    """The recipe with another name and one task of its own, its comments kept."""
+    editor = yaml_editor()
+    tree = editor.load(text)
+    tree["name"] = name
+    tree["tasks"] = {"documents": {"instruction": _INSTRUCTION, "sources": [source]}}
+    stream = io.StringIO()
+    editor.dump(tree, stream)
+    return stream.getvalue()
+
+
+def _clear(directory: Path, whole: bool) -> None:
+    for path in directory.iterdir() if directory.is_dir() else ():
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
+    if whole and directory.is_dir():
+        directory.rmdir()
 
 
 def _source(documents: Path) -> dict[str, str]:
