@@ -1,5 +1,7 @@
 # Two commands: `make demo` trains and evaluates on this machine's own Python documentation, `make test` runs the tests.
 PYTHON ?= python3.11
+# test processes; each needs a core and about 2 GB
+WORKERS ?= 2
 BIN := .venv/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
@@ -24,7 +26,7 @@ demo: .venv/.installed  ## the whole recipe on real text, both roles, about five
 	$(BIN)/phasor results
 
 test: .venv/.installed .legacy/.installed  ## every test that this machine can run
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 
 check: .venv/.installed  ## style and types
 	$(BIN)/ruff check src tests benchmarks

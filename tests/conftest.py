@@ -9,10 +9,10 @@ import pytest
 
 from phasor.recipe import Recipe, load_recipe
 
-WORDS = (
-    "copper granite harbour lantern meadow orchid pepper quartz ribbon saddle thistle umbrella velvet walnut yarrow zephyr anchor basil "
-    "cactus dolphin ember falcon ginger hazel"
-).split()
+WORDS = [
+    "copper", "granite", "harbour", "lantern", "meadow", "orchid", "pepper", "quartz", "ribbon", "saddle", "thistle", "umbrella",
+    "velvet", "walnut", "yarrow", "zephyr", "anchor", "basil", "cactus", "dolphin", "ember", "falcon", "ginger", "hazel",
+]  # fmt: skip
 SCRATCH = "{kind: scratch, vocab_size: 320, hidden_size: 16, intermediate_size: 32, num_layers: 1, num_heads: 2}"
 RECIPE = f"""\
 name: pico

@@ -28,7 +28,9 @@ def make(folder: Path, **files: str) -> Path:
     folder.mkdir(parents=True)
     for name, text in files.items():
         (folder / name).write_text(text)
-    manifest = Manifest(phase="collect", role=None, task="a", seed=0, config={}, inputs={}, files=digest_tree(folder), code_rev="x", versions={})
+    manifest = Manifest(
+        phase="collect", role=None, task="a", seed=0, config={}, inputs={}, files=digest_tree(folder), code_rev="x", versions={}
+    )
     write_json(manifest, folder / MANIFEST)
     return folder
 

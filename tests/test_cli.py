@@ -45,7 +45,9 @@ def arguments(command: argparse.ArgumentParser) -> dict[str, argparse.Action]:
 
 def test_commands_flags_and_defaults_are_these() -> None:
     found = {
-        name: {flag: str(action.default) if isinstance(action.default, Path) else action.default for flag, action in arguments(command).items()}
+        name: {
+            flag: str(action.default) if isinstance(action.default, Path) else action.default for flag, action in arguments(command).items()
+        }
         for name, command in commands().items()
     }
     assert found == SURFACE
@@ -60,7 +62,7 @@ def test_required_arguments_are_these() -> None:
 
 
 def test_every_phase_is_a_command_in_order() -> None:
-    assert [name for name in SURFACE][: len(PHASES)] == [phase.name for phase in PHASES]
+    assert list(SURFACE)[: len(PHASES)] == [phase.name for phase in PHASES]
 
 
 @pytest.mark.parametrize("command", [*SURFACE, None])
@@ -76,7 +78,10 @@ def test_help_of_each_command_works(command: str | None, capsys: pytest.CaptureF
         assert all(name in text for name in SURFACE)
 
 
-@pytest.mark.parametrize("arguments", [[], ["nope"], ["train", "--role", "embed"], ["warmup", "--role", "both"], ["repro", "--jobs", "0"], ["search", "x", "-k", "-1"]])
+@pytest.mark.parametrize(
+    "arguments",
+    [[], ["nope"], ["train", "--role", "embed"], ["warmup", "--role", "both"], ["repro", "--jobs", "0"], ["search", "x", "-k", "-1"]],
+)
 def test_a_wrong_command_line_exits_with_2(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as caught:
         main(arguments)
@@ -92,5 +97,8 @@ def test_the_installed_command_and_the_module_are_the_same_program() -> None:
 
 
 def test_starting_does_not_import_the_heavy_libraries() -> None:
-    code = "import sys; import phasor.cli as c; c.build_parser(); import phasor.recipe, phasor.runner; print([m for m in ('torch', 'transformers', 'mteb', 'pyarrow', 'dvc') if m in sys.modules])"
+    code = (
+        "import sys, phasor.cli, phasor.recipe, phasor.runner; phasor.cli.build_parser(); "
+        "print([m for m in ('torch', 'transformers', 'mteb', 'pyarrow', 'dvc') if m in sys.modules])"
+    )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"

@@ -98,7 +98,11 @@ def test_stages_are_the_jobs_of_the_phases_and_call_them(make_project: MakeProje
 def test_files_that_the_recipe_names_are_dependencies(make_project: MakeProject) -> None:
     recipe, path = make_project(tasks=("basic",), roles=("embed",))
     assert stages(recipe)["collect-basic"]["deps"] == ["basic.jsonl", "basic-examples.jsonl"]
-    changes = ["synthesize.personas=people.txt", "evaluate.gate.baseline=old/report.json", "tasks.basic.sources=[{kind: folder, path: docs}]"]
+    changes = [
+        "synthesize.personas=people.txt",
+        "evaluate.gate.baseline=old/report.json",
+        "tasks.basic.sources=[{kind: folder, path: docs}]",
+    ]
     found = stages(load_recipe(path, changes))
     assert found["collect-basic"]["deps"] == ["docs"]
     assert "people.txt" in found["synthesize-basic"]["deps"] and "old/report.json" in found["evaluate-embed"]["deps"]

@@ -26,7 +26,10 @@ def write_notes(folder: Path, number: int = 24) -> None:
     folder.mkdir()
     for i in range(number):
         words = rng.sample(WORDS, 8)
-        parts = [f"# The {words[k]} of shelf{i}\n\nA {' '.join(rng.sample(words, 4))} lies on shelf{i}, because the {words[k]} is kept dry.\n" for k in range(4)]
+        parts = [
+            f"# The {words[k]} of shelf{i}\n\nA {' '.join(rng.sample(words, 4))} lies on shelf{i}, because the {words[k]} is kept dry.\n"
+            for k in range(4)
+        ]
         if i % 3 == 2:
             html = "".join(f"<h1>{p.splitlines()[0][2:]}</h1><p>{p.splitlines()[2]}</p>" for p in parts)
             (folder / f"n{i}.html").write_text(f"<html><body>{html}</body></html>")
@@ -39,8 +42,12 @@ def write_beir(folder: Path) -> None:
     corpus = [json.loads(line) for line in (folder / "basic.jsonl").read_text().splitlines()]
     examples = [json.loads(line) for line in (folder / "basic-examples.jsonl").read_text().splitlines()]
     (folder / "beir" / "qrels").mkdir(parents=True)
-    (folder / "beir" / "corpus.jsonl").write_text("".join(json.dumps({"_id": p["id"], "text": p["text"], "title": ""}) + "\n" for p in corpus))
-    (folder / "beir" / "queries.jsonl").write_text("".join(json.dumps({"_id": f"q{i}", "text": e["query"]}) + "\n" for i, e in enumerate(examples)))
+    (folder / "beir" / "corpus.jsonl").write_text(
+        "".join(json.dumps({"_id": p["id"], "text": p["text"], "title": ""}) + "\n" for p in corpus)
+    )
+    (folder / "beir" / "queries.jsonl").write_text(
+        "".join(json.dumps({"_id": f"q{i}", "text": e["query"]}) + "\n" for i, e in enumerate(examples))
+    )
     rows = "".join(f"q{i}\t{e['positives'][0]}\t1\n" for i, e in enumerate(examples))
     (folder / "beir" / "qrels" / "test.tsv").write_text("query-id\tcorpus-id\tscore\n" + rows)
 
@@ -48,7 +55,13 @@ def write_beir(folder: Path) -> None:
 def run_data_phases(project: Path, *overrides: str) -> None:
     for phase in DATA:
         arguments = [phase, "--task", "documents", "--recipe", str(project / "params.yaml"), "--work", str(project / "work")]
-        changes = ["mine.teacher={kind: lsa, dims: 8}", "collect.test_share=0.2", "collect.dev_share=0.15", "collect.heldout_share=0.15", *overrides]
+        changes = [
+            "mine.teacher={kind: lsa, dims: 8}",
+            "collect.test_share=0.2",
+            "collect.dev_share=0.15",
+            "collect.heldout_share=0.15",
+            *overrides,
+        ]
         assert main([*arguments, *(part for change in changes for part in ("--set", change))]) == 0
 
 

@@ -49,8 +49,10 @@ def test_a_key_like_no_other_lists_what_is_allowed() -> None:
         ("warmup.embed.adapter.rank=0", r"warmup.embed.adapter.rank: .*greater than or equal to 1"),
         ("evaluate.top_k=99", r"evaluate.top_k: .*greater than or equal to 100"),
         ("collect.test_share=0.5", r"collect.test_share: .*less than 0.5"),
-        ("warmup.embed.buckets=[{max_tokens: 9, batch_size: 1, mini_batch_size: 1}, {max_tokens: 8, batch_size: 1, mini_batch_size: 1}]",
-         r"ascending max_tokens, got \[9, 8\]"),
+        (
+            "warmup.embed.buckets=[{max_tokens: 9, batch_size: 1, mini_batch_size: 1}, {max_tokens: 8, batch_size: 1, mini_batch_size: 1}]",
+            r"ascending max_tokens, got \[9, 8\]",
+        ),
         ("model.embed.backbone={kind: scratch, hidden_size: 12, num_heads: 4}", r"hidden_size 12 must be a multiple of 2 \* num_heads = 8"),
         ("mine.max_rank=5", r"raise max_rank"),
         ("synthesize.languages=[de]", r"extractive generator cannot translate"),
@@ -78,7 +80,9 @@ def test_every_mistake_is_reported_at_once() -> None:
         parse_recipe(SMALL + "sead: 1\nwormup: {}")
 
 
-@pytest.mark.parametrize(("text", "message"), [("a: [1", "not valid YAML"), ("- a\n- b", "must be a mapping of settings, got list"), ("", "'tasks' is missing")])
+@pytest.mark.parametrize(
+    ("text", "message"), [("a: [1", "not valid YAML"), ("- a\n- b", "must be a mapping of settings, got list"), ("", "'tasks' is missing")]
+)
 def test_what_is_no_recipe_is_refused(text: str, message: str, tmp_path: Path) -> None:
     path = tmp_path / "r.yaml"
     path.write_text(text)
@@ -98,7 +102,9 @@ def test_unreadable_files_are_the_users_mistake(tmp_path: Path) -> None:
 
 
 def test_overrides_reach_deep_and_the_last_one_wins() -> None:
-    recipe = parse_recipe(SMALL, ["merge.search_steps=5", "merge.search_steps=7", "warmup.embed.adapter=null", "merge.merge={method: dare, density: 0.4}"])
+    recipe = parse_recipe(
+        SMALL, ["merge.search_steps=5", "merge.search_steps=7", "warmup.embed.adapter=null", "merge.merge={method: dare, density: 0.4}"]
+    )
     assert recipe.merge.search_steps == 7
     assert recipe.warmup.embed.adapter is None and recipe.warmup.rerank.adapter is not None
     assert recipe.merge.merge == DareMerge(density=0.4)
@@ -106,8 +112,13 @@ def test_overrides_reach_deep_and_the_last_one_wins() -> None:
 
 @pytest.mark.parametrize(
     ("override", "message"),
-    [("merge.search_steps", "not of the form a.b=c"), ("=5", "not of the form"), ("a..b=5", "not of the form"), ("name.x=5", "'name' holds 'n'"),
-     ("name=[1", "not valid YAML")],
+    [
+        ("merge.search_steps", "not of the form a.b=c"),
+        ("=5", "not of the form"),
+        ("a..b=5", "not of the form"),
+        ("name.x=5", "'name' holds 'n'"),
+        ("name=[1", "not valid YAML"),
+    ],
 )
 def test_a_wrong_override_is_shown(override: str, message: str) -> None:
     with pytest.raises(RecipeError, match=message) as caught:
@@ -122,7 +133,9 @@ def test_a_recipe_cannot_be_changed() -> None:
 
 
 def test_dump_writes_only_differences() -> None:
-    assert yaml.safe_load(dump_recipe(parse_recipe(SMALL, ["merge.search_steps=5", "seed=0"]))) == yaml.safe_load(SMALL) | {"merge": {"search_steps": 5}}
+    assert yaml.safe_load(dump_recipe(parse_recipe(SMALL, ["merge.search_steps=5", "seed=0"]))) == yaml.safe_load(SMALL) | {
+        "merge": {"search_steps": 5}
+    }
 
 
 words = st.text(st.characters(codec="utf-8"), min_size=1, max_size=12)
@@ -134,7 +147,10 @@ sources = st.one_of(
     st.builds(lambda v: {"kind": "python_package", "view": v, "packages": ["stdlib"]}, st.sampled_from(["code", "constrained"])),
 )
 tasks = st.dictionaries(
-    st.from_regex(r"[a-z][a-z0-9_]{0,8}", fullmatch=True), st.fixed_dictionaries({"instruction": words, "sources": st.lists(sources, min_size=1, max_size=2)}), min_size=1, max_size=3
+    st.from_regex(r"[a-z][a-z0-9_]{0,8}", fullmatch=True),
+    st.fixed_dictionaries({"instruction": words, "sources": st.lists(sources, min_size=1, max_size=2)}),
+    min_size=1,
+    max_size=3,
 )
 teachers = st.one_of(
     st.builds(lambda d: {"kind": "lsa", "dims": d}, st.integers(2, 512)),
@@ -145,15 +161,23 @@ merges = st.one_of(
     st.builds(lambda m: {"method": m}, st.sampled_from(["slerp", "average", "task_arithmetic"])),
     st.builds(lambda m, d: {"method": m, "density": d}, st.sampled_from(["ties", "dare"]), st.floats(0.01, 1)),
 )
-training = st.fixed_dictionaries({}, optional={
-    "learning_rate": st.floats(1e-7, 1), "epochs": st.floats(0.1, 9), "max_examples": st.none() | st.integers(1, 9),
-    "adapter": st.none() | st.fixed_dictionaries({"rank": st.integers(1, 64)}),
-})
+training = st.fixed_dictionaries(
+    {},
+    optional={
+        "learning_rate": st.floats(1e-7, 1),
+        "epochs": st.floats(0.1, 9),
+        "max_examples": st.none() | st.integers(1, 9),
+        "adapter": st.none() | st.fixed_dictionaries({"rank": st.integers(1, 64)}),
+    },
+)
 trees = st.fixed_dictionaries(
     {"tasks": tasks},
     optional={
-        "name": words, "seed": st.integers(0, 2**31), "roles": st.sampled_from([["embed"], ["rerank", "embed"]]),
-        "mine": st.fixed_dictionaries({"teacher": teachers}), "merge": st.fixed_dictionaries({"merge": merges}),
+        "name": words,
+        "seed": st.integers(0, 2**31),
+        "roles": st.sampled_from([["embed"], ["rerank", "embed"]]),
+        "mine": st.fixed_dictionaries({"teacher": teachers}),
+        "merge": st.fixed_dictionaries({"merge": merges}),
         "warmup": st.fixed_dictionaries({}, optional={"embed": training, "rerank": training}),
         "model": st.fixed_dictionaries({"embed": st.fixed_dictionaries({"backbone": st.just({"kind": "pretrained", "name": "x"})})}),
     },

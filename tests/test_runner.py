@@ -135,7 +135,9 @@ def test_a_killed_job_leaves_nothing_half_written_and_can_go_on(make_project: Ma
     assert not (work / "basic" / "collect").exists() and not (work / "reports").exists()
     assert (job.scratch / "checkpoint").read_text() == "step 7"
     execute(job, work)
-    assert everything(work / "basic") == {f"collect/{name}" for name in ("corpus.parquet", "manifest.json", *(f"{s}.parquet" for s in ("train", "dev", "heldout", "test")))}
+    assert everything(work / "basic") == {
+        f"collect/{name}" for name in ("corpus.parquet", "manifest.json", *(f"{s}.parquet" for s in ("train", "dev", "heldout", "test")))
+    }
     assert not job.scratch.exists()
 
 
@@ -189,6 +191,7 @@ def test_exit_codes_tell_mistakes_defects_and_interruptions(
     assert run_command(folder, "collect", "--task", "basic") == 2
     monkeypatch.delenv("PHASOR_LOG_LEVEL")
     for problem, code, shown in ((ZeroDivisionError, 1, "defect of Phasor"), (KeyboardInterrupt, 130, "interrupted; run it again")):
+
         def raising(*_: object, kind: type[BaseException] = problem) -> Report:
             raise kind
 
@@ -202,4 +205,3 @@ def test_every_phase_depends_on_settings_that_exist(make_project: MakeProject) -
     for phase in PHASES:
         for role, task in phase.jobs(recipe):
             assert config_of(Job(recipe, phase.name, role, task), phase)
-

@@ -14,11 +14,20 @@ from phasor.errors import DataError
 
 text = st.text(st.characters(codec="utf-8"), max_size=20)
 filled = text.filter(lambda value: value.strip() != "")
-passages = st.lists(st.builds(Passage, id=filled, text=filled, title=text, source=text, language=text), max_size=5, unique_by=lambda p: p.id)
+passages = st.lists(
+    st.builds(Passage, id=filled, text=filled, title=text, source=text, language=text), max_size=5, unique_by=lambda p: p.id
+)
 examples = st.lists(
     st.builds(
-        Example, id=filled, query=filled, instruction=text, positives=st.lists(filled, min_size=1, max_size=3), negatives=st.lists(text, max_size=3),
-        task=text, provenance=text, pair_id=text,
+        Example,
+        id=filled,
+        query=filled,
+        instruction=text,
+        positives=st.lists(filled, min_size=1, max_size=3),
+        negatives=st.lists(text, max_size=3),
+        task=text,
+        provenance=text,
+        pair_id=text,
     ),
     max_size=5,
     unique_by=lambda e: e.id,
@@ -70,7 +79,11 @@ def test_files_that_are_no_such_table_are_refused_by_name(tmp_path: Path) -> Non
     write_corpus([Passage("a", "x")], corpus)
     broken.write_bytes(corpus.read_bytes()[:-9])
     pq.write_table(pa.table({"id": ["a"]}), foreign)
-    for path, message in ((tmp_path / "none", "does not exist"), (broken, "not a readable Parquet file"), (foreign, "is not a corpus table")):
+    for path, message in (
+        (tmp_path / "none", "does not exist"),
+        (broken, "not a readable Parquet file"),
+        (foreign, "is not a corpus table"),
+    ):
         with pytest.raises(DataError, match=message) as caught:
             read_corpus(path)
         assert str(path) in str(caught.value)

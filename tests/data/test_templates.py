@@ -76,7 +76,9 @@ def test_nobody_else_writes_a_template() -> None:
             continue
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.Constant) and isinstance(node.value, str):
-                assert "Instruct: " not in node.value and "\nQuery:" not in node.value and "<|im_start|>" not in node.value, f"{path}:{node.lineno}"
+                assert "Instruct: " not in node.value and "\nQuery:" not in node.value and "<|im_start|>" not in node.value, (
+                    f"{path}:{node.lineno}"
+                )
 
 
 def test_everyone_who_turns_records_into_text_uses_these_functions() -> None:
