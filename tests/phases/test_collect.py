@@ -160,7 +160,8 @@ def test_documents_without_queries_get_held_out_ones_taken_out_of_their_passages
     (tmp_path / "docs").mkdir()
     for i in range(80):
         body = f"Sensor{i} reports the wind over lake{i} every minute. " + text_of(i) + " Its battery lasts for about two years at least."
-        (tmp_path / f"docs/{i}.md").write_text(f"# How sensor {i} is mounted on the tower\n\n{body}\n")
+        title = f"How sensor {i} is mounted on the tower"
+        (tmp_path / f"docs/{i}.md").write_text(f"# {title}\n\n{title}: {body}\n")
     found = collect(tmp_path, [{"kind": "folder", "path": "docs"}], num_test=10, num_dev=5, num_heldout=4, collect={"test_share": 0.3})
     assert found.splits["train"] == [] and len(found.splits["test"]) == 10 and 0 < len(found.splits["dev"]) <= 5
     for split in ("dev", "heldout", "test"):

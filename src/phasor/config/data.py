@@ -18,9 +18,9 @@ LANGUAGES: dict[str, str] = {
 class CollectConfig(Config):
     """Bring every source into one corpus and one set of examples per task, split by document."""
 
-    max_passage_chars: int = Field(2000, ge=50, description="Sections of files are cut into passages of this size, at paragraphs, then words.")
+    max_passage_chars: int = Field(2000, ge=50, description="Sections of files are cut into passages of this size.")
     min_passage_chars: int = Field(20, ge=1, description="Shorter texts are dropped and counted.")
-    near_duplicate_jaccard: float = Field(0.8, gt=0, le=1, description="Similarity of word 5-shingles from which two texts are near-duplicates.")
+    near_duplicate_jaccard: float = Field(0.8, gt=0, le=1, description="Near-duplicates share so much of their word 5-shingles.")
     on_bad_row: Literal["error", "skip"] = Field("error", description="skip: count and go on.")
     test_share: float = Field(0.08, gt=0, lt=0.5, description="Share of the documents whose queries may be tested, in every task the same.")
     dev_share: float = Field(0.04, gt=0, lt=0.25, description="As test_share, for dev.")
