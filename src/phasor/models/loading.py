@@ -104,7 +104,7 @@ def _from_pretrained(name: str, role: Role, **options: Any) -> tuple[PreTrainedM
     try:
         if role == "embed" and _has_pooler(name, revision):
             options["add_pooling_layer"] = False  # never read here, and unused weights would enter adapters and optimizer
-        model: PreTrainedModel = kind.from_pretrained(name, **options)
+        model, info = kind.from_pretrained(name, output_loading_info=True, **options)
         # tokenizer.json as it stands: AutoTokenizer would build the tokenizer of a Qwen2 model anew, with another pre-tokenizer.
         tokenizer = PreTrainedTokenizerFast.from_pretrained(name, **revision)
     except (OSError, ValueError, KeyError, SafetensorError) as error:
@@ -112,6 +112,11 @@ def _from_pretrained(name: str, role: Role, **options: Any) -> tuple[PreTrainedM
             f"model {name!r} cannot be loaded as {role}: {_first_line(error)} "
             f"Check model.{role}.backbone.name, or copy the files here and name the folder."
         ) from None
+    if missing := sorted(info["missing_keys"]):
+        raise ModelError(
+            f"model {name!r} lacks {len(missing)} of its weights, first {missing[0]}, which would start at random. "
+            f"Choose a backbone that fits the role {role}, or fetch the model again."
+        )
     return model, tokenizer
 
 
