@@ -28,6 +28,12 @@ class ScratchBackbone(Config):
         return self
 
 
+class EmbedderBackbone(Config):
+    """Reranker only: the warmed-up embedder with one layer more, for an embedder that was built from nothing."""
+
+    kind: Literal["embedder"] = "embedder"
+
+
 class PretrainedBackbone(Config):
     """Weights that exist already."""
 
@@ -39,7 +45,7 @@ class PretrainedBackbone(Config):
 class ModelConfig(Config):
     """The model of one role."""
 
-    backbone: ScratchBackbone | PretrainedBackbone = Field(ScratchBackbone(), discriminator="kind")
+    backbone: ScratchBackbone | EmbedderBackbone | PretrainedBackbone = Field(ScratchBackbone(), discriminator="kind")
     template: TemplateName = "instruct"
     pooling: Literal["last", "mean", "cls"] = Field("last", description="Embedder only. last: the hidden state at an explicit EOS.")
     max_query_tokens: int = Field(512, ge=4, description="Longer queries are cut before EOS is appended.")
@@ -53,6 +59,16 @@ class ModelsConfig(Config):
 
     embed: ModelConfig = ModelConfig()
     rerank: ModelConfig = ModelConfig()
+
+    @model_validator(mode="after")
+    def _grows_from_scratch(self) -> Self:
+        if self.embed.backbone.kind == "embedder":
+            raise ValueError("embed.backbone cannot be of kind embedder; only rerank.backbone grows from one")
+        if self.rerank.backbone.kind == "embedder" and self.embed.backbone.kind != "scratch":
+            raise ValueError(f"rerank.backbone of kind embedder needs embed.backbone of kind scratch (got {self.embed.backbone.kind})")
+        if self.rerank.backbone.kind == "embedder" and self.rerank.template != "brief":
+            raise ValueError(f"rerank.backbone of kind embedder needs rerank.template brief, which marks the query's end (got {self.rerank.template})")
+        return self
 
     def of(self, role: Role) -> ModelConfig:
         """The model of one role."""

@@ -38,7 +38,8 @@ TEMPLATES: dict[str, Template] = {
         query=_QUERY, pair_head=f"{_JUDGE}\n{_QUERY}\nDocument:", pair_tail="\nRelevant:"
     ),
     # The same without the fixed sentence: a backbone trained from nothing has no use for it, and it costs tokens.
-    "brief": Template(query=_QUERY, pair_head=f"{_QUERY}\nDocument:", pair_tail="\nRelevant:"),
+    # The query ends as an embedder's does, for a reranker that is grown from one.
+    "brief": Template(query=_QUERY, pair_head=f"{_QUERY}<|endoftext|>", pair_tail="\nRelevant:"),
     "qwen-chat": Template(
         query=_QUERY,
         pair_head=f"<|im_start|>system\n{_JUDGE}<|im_end|>\n<|im_start|>user\n"

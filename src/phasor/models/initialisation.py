@@ -39,7 +39,7 @@ def initialise(network: PreTrainedModel, sequences: Sequence[Ids], seed: int) ->
     base: Any = network.base_model
     table = base.embed_tokens.weight
     scale = _GAIN * float(network.config.initializer_range)
-    vectors = cooccurrence_embeddings(sequences, *table.shape, seed)
+    vectors = cooccurrence_embeddings(sequences, vocab_size=table.shape[0], dims=table.shape[1], seed=seed)
     rarity, used = _rarity(sequences, len(table))
     vectors *= scale
     vectors[:, 0] = rarity * scale * _RARITY

@@ -12,7 +12,7 @@ from safetensors import SafetensorError
 from transformers import MODEL_MAPPING, AutoConfig, AutoModel, AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
 
 from phasor.config.base import Role
-from phasor.config.model import ModelConfig, ScratchBackbone
+from phasor.config.model import ModelConfig, PretrainedBackbone, ScratchBackbone
 from phasor.errors import ModelError
 from phasor.models.embedder import Embedder
 from phasor.models.network import Network
@@ -58,6 +58,7 @@ def load_backbone(model: ModelConfig, role: Role, texts: Iterable[str], seed: in
     """
     if isinstance(model.backbone, ScratchBackbone):
         return build(model, model.backbone, role, texts, seed)
+    assert isinstance(model.backbone, PretrainedBackbone), "what grows from the embedder is made by `grow`"
     return _from_pretrained(resolve_name(model.backbone.name), role, dtype=model.dtype, revision=model.backbone.revision)
 
 
@@ -99,12 +100,13 @@ def make_network(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, con
 
 
 def _from_pretrained(name: str, role: Role, **options: Any) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
-    kind = AutoModel if role == "embed" else AutoModelForCausalLM
+    kind: Any = AutoModel if role == "embed" else AutoModelForCausalLM
     revision = {"revision": options["revision"]} if options.get("revision") else {}
     try:
         if role == "embed" and _has_pooler(name, revision):
             options["add_pooling_layer"] = False  # never read here, and unused weights would enter adapters and optimizer
-        model, info = kind.from_pretrained(name, output_loading_info=True, **options)
+        loaded: Any = kind.from_pretrained(name, output_loading_info=True, **options)
+        model: PreTrainedModel = loaded[0]
         # tokenizer.json as it stands: AutoTokenizer would build the tokenizer of a Qwen2 model anew, with another pre-tokenizer.
         tokenizer = PreTrainedTokenizerFast.from_pretrained(name, **revision)
     except (OSError, ValueError, KeyError, SafetensorError) as error:
@@ -112,7 +114,7 @@ def _from_pretrained(name: str, role: Role, **options: Any) -> tuple[PreTrainedM
             f"model {name!r} cannot be loaded as {role}: {_first_line(error)} "
             f"Check model.{role}.backbone.name, or copy the files here and name the folder."
         ) from None
-    if missing := sorted(info["missing_keys"]):
+    if missing := sorted(loaded[1]["missing_keys"]):
         raise ModelError(
             f"model {name!r} lacks {len(missing)} of its weights, first {missing[0]}, which would start at random. "
             f"Choose a backbone that fits the role {role}, or fetch the model again."

@@ -39,7 +39,7 @@ class Reranker(Network):
     def _answer(self, last_ND: Tensor) -> Tensor:
         # Two rows of the head instead of all: full logits would be L x vocabulary for nothing.
         head: Any = self.model.get_output_embeddings()
-        rows_2D = head.weight[torch.tensor(self.answers, device=head.weight.device)]
+        rows_2D: Tensor = head.weight[torch.tensor(self.answers, device=head.weight.device)]
         return last_ND.float() @ rows_2D.float().T
 
     def head_tokens(self, queries: Sequence[str], instructions: Sequence[str]) -> Ragged:

@@ -98,7 +98,8 @@ class Phase:
         name: also the module in `phasor.phases`, the command and the DVC stage.
         scope: what one execution covers.
         inputs, outputs: artifact name to path template under the work folder. A name ending in `*` has one part
-            per task, in `+` one per role of the recipe. The prefix `rerank:` limits an entry to that role.
+            per task, in `+` one per role of the recipe. The prefix `rerank:` limits an entry to that role, `grown:`
+            to a reranker that starts from the embedder.
         params: dotted recipe keys that the phase depends on, as templates.
         summary: one line for --help.
     """
@@ -126,7 +127,7 @@ class Phase:
         entries: dict[str, Path | dict[str, Path]] = {}
         for key, template in (self.inputs if kind == "inputs" else self.outputs).items():
             limit, _, name = key.rpartition(":")
-            if limit and limit != role:
+            if limit and not _applies(limit, recipe, role):
                 continue
             if name.endswith("*"):
                 entries[name[:-1]] = {t: work / template.format(role=role, task=t) for t in recipe.tasks}
@@ -135,6 +136,12 @@ class Phase:
             else:
                 entries[name] = work / template.format(role=role, task=task)
         return Paths(entries)
+
+
+def _applies(limit: str, recipe: "Recipe", role: Role | None) -> bool:
+    if limit == "grown":
+        return role == "rerank" and recipe.model.rerank.backbone.kind == "embedder"
+    return limit == role
 
 
 _TRAINING = ("seed", "model.{role}")
@@ -162,7 +169,8 @@ PHASES: tuple[Phase, ...] = (
     ),
     Phase(
         "warmup", "role", "Train one model on equal shares of every task.",
-        inputs={"data*": "{task}/collect", "mined*": "{task}/mined"}, outputs={"model": "{role}/warmup"},
+        inputs={"data*": "{task}/collect", "mined*": "{task}/mined", "grown:embedder": "embed/warmup"},
+        outputs={"model": "{role}/warmup"},
         params=(*_TRAINING, "warmup.{role}"),
     ),
     Phase(

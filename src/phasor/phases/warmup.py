@@ -1,7 +1,10 @@
 """Phase warmup: one model on equal shares of every task. Lychee paper section 3.2 (1)."""
 
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
+
 from phasor.artifacts import Report
-from phasor.config.model import ScratchBackbone
+from phasor.config.model import EmbedderBackbone, ModelConfig, PretrainedBackbone
+from phasor.models.grown import grow
 from phasor.models.loading import load_backbone, make_network, save_model
 from phasor.models.scratch import backbone_texts
 from phasor.phases import Job, Paths
@@ -15,10 +18,8 @@ def run(job: Job, inputs: Paths, outputs: Paths) -> Report:
     distributed.join()
     recipe, collected, target = job.recipe, inputs.parts("data"), outputs.one("model")
     config, settings = recipe.model.of(job.role), recipe.warmup.of(job.role)
-    corpora = {task: folder / "corpus.parquet" for task, folder in collected.items()}
-    examples = {task: folder / "train.parquet" for task, folder in inputs.parts("mined").items()}
-    model, tokenizer = load_backbone(config, job.role, backbone_texts(corpora, examples, config.template), recipe.seed)
-    if isinstance(config.backbone, ScratchBackbone) and distributed.rank() == 0:
+    model, tokenizer = _backbone(job, config, inputs)
+    if not isinstance(config.backbone, PretrainedBackbone) and distributed.rank() == 0:
         save_model(model, tokenizer, target / "initial")
     network = make_network(model, tokenizer, config, job.role)
     adapter, report = fit(job, network, settings, collected, inputs.parts("mined"), settings.max_examples)
@@ -27,3 +28,12 @@ def run(job: Job, inputs: Paths, outputs: Paths) -> Report:
     if distributed.rank() == 0:
         save_model(network.model, tokenizer, target)
     return report
+
+
+def _backbone(job: Job, config: ModelConfig, inputs: Paths) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
+    assert job.role
+    if isinstance(config.backbone, EmbedderBackbone):
+        return grow(inputs.one("embedder"), config, job.recipe.seed)
+    corpora = {task: folder / "corpus.parquet" for task, folder in inputs.parts("data").items()}
+    examples = {task: folder / "train.parquet" for task, folder in inputs.parts("mined").items()}
+    return load_backbone(config, job.role, backbone_texts(corpora, examples, config.template), job.recipe.seed)
