@@ -48,7 +48,8 @@ def build_parser() -> argparse.ArgumentParser:
     repro = commands.add_parser("repro", help="Bring every DVC stage up to date, independent ones side by side.")
     repro.add_argument("--jobs", type=_positive, default=2, help="stages at once (default: 2)")
     repro.add_argument(
-        "--keep-warmup", action="store_true", help="do not warm up again because a task's data changed: only its specialist, merge and what follows"
+        "--keep-warmup", action="store_true",
+        help="do not warm up again because a task's data changed: only its specialist, merge and what follows",
     )
     repro.set_defaults(handler=_repro)
     search = commands.add_parser("search", help="Search with the trained pair, next to BM25.")
