@@ -67,7 +67,9 @@ class ModelsConfig(Config):
         if self.rerank.backbone.kind == "embedder" and self.embed.backbone.kind != "scratch":
             raise ValueError(f"rerank.backbone of kind embedder needs embed.backbone of kind scratch (got {self.embed.backbone.kind})")
         if self.rerank.backbone.kind == "embedder" and self.rerank.template != "brief":
-            raise ValueError(f"rerank.backbone of kind embedder needs rerank.template brief, which marks the query's end (got {self.rerank.template})")
+            raise ValueError(
+                f"rerank.backbone of kind embedder needs rerank.template brief, which marks the query's end (got {self.rerank.template})"
+            )
         return self
 
     def of(self, role: Role) -> ModelConfig:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from scipy.optimize import minimize_scalar  # type: ignore[import-untyped]
+from scipy.optimize import minimize_scalar
 from torch import Tensor, nn
 
 from phasor.config.merging import ArithmeticMerge, AverageMerge, DareMerge, Merge, SlerpMerge, TiesMerge

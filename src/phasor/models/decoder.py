@@ -87,7 +87,8 @@ def _layer(layer: Any, state: Tensor, rope: tuple[Tensor, ...], keys: Tensor, va
     attention = layer.self_attn
     queries = _heads(attention.q_proj(layer.input_layernorm(state)), attention.head_dim, getattr(attention, "q_norm", None))
     mixed = F.scaled_dot_product_attention(
-        _rotate(queries, rope), keys, values, attn_mask=seen, is_causal=seen is None, scale=attention.scaling, enable_gqa=keys.shape[1] != queries.shape[1]
+        _rotate(queries, rope), keys, values, attn_mask=seen, is_causal=seen is None, scale=attention.scaling,
+        enable_gqa=keys.shape[1] != queries.shape[1],
     )
     state = state + attention.o_proj(mixed.transpose(1, 2).flatten(2))
     return state + layer.mlp(layer.post_attention_layernorm(state))  # type: ignore[no-any-return]

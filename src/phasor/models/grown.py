@@ -63,8 +63,10 @@ def _set_tokens(table_VD: Tensor, keep_DD: Tensor, mark_D: Tensor, closing: int,
 
 def _set_comparison(layer: Any, mark_D: Tensor) -> None:
     attention, identity = layer.self_attn, torch.eye(len(mark_D))
-    for projection, gain in ((attention.q_proj, _SHARPNESS), (attention.k_proj, _SHARPNESS), (attention.v_proj, _VALUE_GAIN), (attention.o_proj, _VALUE_GAIN)):
-        projection.weight.copy_(identity * gain)
+    for projection in (attention.q_proj, attention.k_proj):
+        projection.weight.copy_(identity * _SHARPNESS)
+    for projection in (attention.v_proj, attention.o_proj):
+        projection.weight.copy_(identity * _VALUE_GAIN)
     # In each head the pair that turns slowest with the position asks for the mark alone.
     rows = torch.arange(attention.head_dim // 2 - 1, len(mark_D), attention.head_dim)
     attention.k_proj.weight[rows] = mark_D

@@ -101,8 +101,8 @@ class Network(nn.Module):
         lengths = np.fromiter((len(s) for s in sequences), np.int64, len(sequences))
         groups = plan_batches(lengths, min(max_tokens, _CPU_TOKENS) if self.device.type == "cpu" else max_tokens)
         result: Vectors | None = None
-        shown: contextlib.AbstractContextManager[Any] = progress(len(sequences), what, "text") if what else contextlib.nullcontext()
-        with shown as bar:
+        with contextlib.ExitStack() as stack:
+            bar = stack.enter_context(progress(len(sequences), what, "text")) if what else None
             for group in groups:
                 batch = self.batch([sequences[i] for i in group])
                 rows = apply(batch).float().cpu().numpy()

@@ -27,7 +27,9 @@ class Reranker(Network):
     def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, config: ModelConfig) -> None:
         super().__init__(model, tokenizer, config)
         if model.get_output_embeddings() is None or not self.causal:
-            raise ModelError(f"{type(model).__name__} has no language-model head, so it cannot answer yes or no. Choose a causal backbone for model.rerank.")
+            raise ModelError(
+                f"{type(model).__name__} has no language-model head, so it cannot answer yes or no. Choose a causal backbone for model.rerank."
+            )
         self.answers = (single_token(tokenizer, "no"), single_token(tokenizer, "yes"))
         self.tail = tokenize(tokenizer, [render_pair(config.template, "", "", "")[2]])[0]
         self._documents: dict[str, Ids] = {}

@@ -36,7 +36,9 @@ def backbone_texts(corpora: Mapping[str, Path], examples: Mapping[str, Path], te
             yield render_query(template, example.instruction, example.query)
 
 
-def build(model: ModelConfig, backbone: ScratchBackbone, role: Role, texts: Iterable[str], seed: int) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
+def build(
+    model: ModelConfig, backbone: ScratchBackbone, role: Role, texts: Iterable[str], seed: int
+) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
     """Build tokenizer and model. Equal arguments give equal bytes.
 
     Args:
@@ -63,6 +65,7 @@ def _architecture(model: ModelConfig, backbone: ScratchBackbone, tokenizer: PreT
         vocab_size=len(tokenizer), hidden_size=backbone.hidden_size, intermediate_size=backbone.intermediate_size,
         num_hidden_layers=backbone.num_layers, num_attention_heads=backbone.num_heads, num_key_value_heads=backbone.num_heads,
         max_position_embeddings=max(model.max_query_tokens, model.max_passage_tokens, model.max_pair_tokens),
-        rope_parameters={"rope_type": "default", "rope_theta": 1e6}, tie_word_embeddings=True, bos_token_id=None, eos_token_id=end_of_text_id(tokenizer), pad_token_id=tokenizer.pad_token_id,
+        rope_parameters={"rope_type": "default", "rope_theta": 1e6}, tie_word_embeddings=True,
+        bos_token_id=None, eos_token_id=end_of_text_id(tokenizer), pad_token_id=tokenizer.pad_token_id,
         dtype="float32",
     )
