@@ -181,9 +181,6 @@ def test_a_red_gate_is_a_verdict_and_with_enforce_an_exit_code(work: Path, tmp_p
     assert "basic" in message and "evaluate.gate.max_drop" in message and "Traceback" not in message
     assert verify(work / "embed/evaluation").files == before
     assert not list((work / "embed").glob(".evaluation*"))
-    shutil.rmtree(work / "embed/evaluation")
-    assert main(["evaluate", "--role", "embed", "--recipe", str(recipe), "--work", str(work), *gate]) == 2
-    assert not (work / "embed/evaluation").exists()
 
 
 def test_equal_work_has_equal_bytes(finished: World, work: Path) -> None:
@@ -220,3 +217,9 @@ def test_an_unknown_benchmark_is_told_before_anything_is_scored(work: Path) -> N
     with pytest.raises(DataError, match="mteb knows no 'FollowUR'.*FollowIR"):
         evaluate(work, "embed", "evaluate.benchmarks=[FollowUR]")
     assert not list((work / "embed").glob("*evaluation*"))
+
+
+def test_a_missing_baseline_is_told_before_anything_is_scored(work: Path) -> None:
+    (work / "embed/warmup/config.json").unlink()
+    with pytest.raises(ArtifactError, match=r"evaluate.gate.baseline: .*accepted.json does not exist.*or null"):
+        evaluate(work, "embed", "evaluate.gate.baseline=accepted.json")

@@ -16,7 +16,9 @@ from phasor.artifacts import Report, sha256_file, verify
 from phasor.errors import ArtifactError
 from phasor.packaging.golden import read_golden
 from phasor.packaging.verification import ALLOWED, verify_bundle
+from phasor.phases.package import warn_if_untrained
 from phasor.recipe import Recipe, load_recipe, parse_recipe
+from phasor.reporting import RunReport
 from phasor.runner import execute, make_job
 
 World = tuple[Path, Recipe]
@@ -117,14 +119,9 @@ def test_scores_of_another_version_stop_it_and_leave_nothing(packaged: tuple[Pat
     assert not any((work / name).exists() for name in ("bundle", "report", ".bundle.partial", ".report.partial"))
 
 
-def test_a_final_model_that_learned_nothing_is_told(
-    packaged: tuple[Path, Recipe, Report], tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    work = Path(shutil.copytree(packaged[0], tmp_path / "work"))
-    path = work / "embed/evaluation/scores.json"
-    scores = json.loads(path.read_text())
-    models = {model["name"]: model for model in scores["models"]}
-    models["enhanced"]["tasks"], models["enhanced"]["mean"] = models["initial"]["tasks"], models["initial"]["mean"]
-    path.write_text(json.dumps(scores))
-    package(work, packaged[1])
+def test_a_final_model_that_learned_nothing_is_told(packaged: tuple[Path, Recipe, Report], caplog: pytest.LogCaptureFixture) -> None:
+    report = RunReport.model_validate_json((packaged[0] / "report/report.json").read_bytes())
+    models = {model.name: model for model in report.roles["embed"].models}
+    models["enhanced"].tasks = models["initial"].tasks
+    warn_if_untrained(report)
     assert "package.unchanged role=embed" in caplog.text and "role=rerank" not in caplog.text

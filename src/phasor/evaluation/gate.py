@@ -22,7 +22,7 @@ def judge(config: GateConfig, root: Path, role: Role, final: ModelScores) -> Gat
     """
     if config.baseline is None:
         return GateVerdict(baseline=None, max_drop=config.max_drop, passed=True, tasks={})
-    before = _baseline(root / config.baseline, role)
+    before = read_baseline(config, root, role)
     tasks = {}
     for task in final.tasks:
         old, new = before.get(task), final.value(task)
@@ -44,7 +44,11 @@ def enforce(verdict: GateVerdict, role: Role) -> None:
     )
 
 
-def _baseline(path: Path, role: Role) -> Mapping[str, float | None]:
+def read_baseline(config: GateConfig, root: Path, role: Role) -> Mapping[str, float | None]:
+    """Task to nDCG@10 of the last accepted final model; empty without a baseline. Raises ArtifactError as `judge` does."""
+    if config.baseline is None:
+        return {}
+    path = root / config.baseline
     where, remedy = f"evaluate.gate.baseline: {path}", "Name the report.json of an accepted run, or null."
     try:
         tree = json.loads(path.read_bytes())

@@ -17,7 +17,7 @@ from phasor.evaluation.bm25 import Analyzer, Bm25, tune
 from phasor.evaluation.candidates import FINAL, candidates, specialist
 from phasor.evaluation.comparisons import SPECIALISTS, Table, checks, comparisons
 from phasor.evaluation.contamination import contamination
-from phasor.evaluation.gate import judge
+from phasor.evaluation.gate import judge, read_baseline
 from phasor.evaluation.metrics import PerQuery
 from phasor.evaluation.runs import ranked, read_per_query, read_run, write_per_query, write_run
 from phasor.evaluation.scores import Bm25Setting, Contamination, Scores, TaskInfo, read_record
@@ -71,7 +71,9 @@ def evaluate_role(job: Job, role: Role, inputs: Paths, out: Path) -> tuple[Score
         Everything found out, and the tokens that passed through models.
     """
     config = job.recipe.evaluate
-    wanted = {name: find_tasks(name) for name in config.benchmarks}  # first, because a wrong name should be told at once
+    # First, because a wrong name should be told at once and not after everything was scored.
+    wanted = {name: find_tasks(name) for name in config.benchmarks}
+    read_baseline(config.gate, job.root, role)
     tests = {task: TestSet.read(task, folder) for task, folder in inputs.parts("data").items()}
     tasks = {task: RetrievalTask(test, config.top_k) for task, test in tests.items()}
     evaluation = Evaluation(job, role, inputs, out, tasks)

@@ -39,7 +39,7 @@ def run(job: Job, inputs: Paths, outputs: Paths) -> Report:
     tables = {role: (folder / "table.md").read_text(encoding="utf-8") for role, folder in inputs.parts("evaluation").items()}
     (bundle / "README.md").write_text(render_card(job.recipe, run_report, golden, facts, tables, bundle), encoding="utf-8")
     (bundle / "recipe.yaml").write_text(dump_recipe(job.recipe), encoding="utf-8")
-    _warn_if_untrained(run_report)
+    warn_if_untrained(run_report)
     return Report(metrics=differences | _ordered(golden), counts={"golden_queries": len(golden.queries), "golden_pairs": len(golden.pairs)})
 
 
@@ -52,7 +52,8 @@ def _ordered(golden: "Golden") -> dict[str, float]:
     return {"golden_ordered": sum(good > bad for good, bad in zip(relevant, irrelevant, strict=True)) / len(relevant)}
 
 
-def _warn_if_untrained(report: "RunReport") -> None:
+def warn_if_untrained(report: "RunReport") -> None:
+    """Log a warning for every role whose final model scores as if nothing had been learned."""
     for role, scores in report.roles.items():
         before, after = scores.model("initial"), scores.model("enhanced")
         if before and after and all(before.value(task) == after.value(task) for task in scores.tasks):
