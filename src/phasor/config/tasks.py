@@ -36,7 +36,7 @@ class JsonlSource(Config):
 
     kind: Literal["jsonl"] = "jsonl"
     corpus: str = Field(description="File with one object a line: id, text, optional title, source (its document), language.")
-    examples: str | None = Field(None, description="Lines of query, positives (ids or texts); optional: id, instruction, pair_id, negatives.")
+    examples: str | None = Field(None, description="Of query, positives (ids or texts); optional id, instruction, pair_id, negatives.")
 
 
 class BeirSource(Config):
