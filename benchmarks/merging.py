@@ -119,7 +119,8 @@ def peak_memory() -> int:
 def table(our: dict[str, float], their: dict[str, float], args: argparse.Namespace) -> Iterator[str]:
     """Lines of the result, ratios last."""
     mib = 1 / 2**20
-    yield f"{args.shape}, {args.tasks} tasks, rank {args.rank}, {args.steps} steps against {args.grid} grid points, {torch.get_num_threads()} threads"
+    sizes = f"{args.tasks} tasks, rank {args.rank}, {args.steps} steps against {args.grid} grid points"
+    yield f"{args.shape}, {sizes}, {torch.get_num_threads()} threads"
     yield f"{'':24}{'ours':>10}{'mergekit':>10}{'ratio':>8}"
     rows = [
         ("search and merge (s)", our["seconds"], their["seconds"]),

@@ -17,7 +17,10 @@ from phasor.models.loading import load_model, load_specialist
 from phasor.recipe import Recipe, parse_recipe
 from phasor.runner import execute, make_job
 
-TOPICS = {"birds": ("sparrow", "heron", "magpie", "falcon", "osprey", "wren"), "metals": ("copper", "cobalt", "nickel", "silver", "zinc", "tin")}
+TOPICS = {
+    "birds": ("sparrow", "heron", "magpie", "falcon", "osprey", "wren"),
+    "metals": ("copper", "cobalt", "nickel", "silver", "zinc", "tin"),
+}
 RECIPE = """
 tasks:
   birds: {sources: [{kind: jsonl, corpus: c}], instruction: find the bird}

@@ -28,7 +28,8 @@ class Reranker(Network):
         super().__init__(model, tokenizer, config)
         if model.get_output_embeddings() is None or not self.causal:
             raise ModelError(
-                f"{type(model).__name__} has no language-model head, so it cannot answer yes or no. Choose a causal backbone for model.rerank."
+                f"{type(model).__name__} has no language-model head, so it cannot answer yes or no. "
+                "Choose a causal backbone for model.rerank."
             )
         self.answers = (single_token(tokenizer, "no"), single_token(tokenizer, "yes"))
         self.tail = tokenize(tokenizer, [render_pair(config.template, "", "", "")[2]])[0]
