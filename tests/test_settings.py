@@ -1,12 +1,13 @@
 """Environment variables: read when asked, wrong ones are named."""
 
+import os
 import subprocess
 import sysconfig
 
 import pytest
 
 from phasor.errors import PhasorError
-from phasor.settings import Settings, prefer_own_commands, settings
+from phasor.settings import Settings, prefer_own_commands, settings, share_cores
 
 NAMES = ("OPENAI_API_KEY", "RANK", "WORLD_SIZE", "LOCAL_RANK", "PHASOR_LOG_LEVEL")
 
@@ -36,3 +37,13 @@ def test_children_find_the_commands_of_this_python_first(monkeypatch: pytest.Mon
     prefer_own_commands()
     found = subprocess.run(["/usr/bin/env"], capture_output=True, text=True, check=True).stdout.splitlines()
     assert f"PATH={sysconfig.get_path('scripts')}:/elsewhere" in found
+
+
+def test_processes_share_the_cores_unless_told_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "cpu_count", lambda: 8)
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")
+    share_cores(2)
+    assert os.environ["OMP_NUM_THREADS"] == "3"
+    monkeypatch.delenv("OMP_NUM_THREADS")
+    share_cores(3)
+    assert os.environ["OMP_NUM_THREADS"] == "2"

@@ -24,7 +24,7 @@ from phasor.errors import PhasorError
 from phasor.phases import PHASES, Job, Phase
 from phasor.recipe import Recipe
 from phasor.runner import config_of
-from phasor.settings import prefer_own_commands
+from phasor.settings import prefer_own_commands, share_cores
 
 WORK = Path("work")
 PARAMS = "params.yaml"
@@ -88,6 +88,7 @@ def reproduce(recipe: Recipe, root: Path, workers: int, keep_warmup: bool = Fals
     running: dict[Future[int], str] = {}
     failed: list[str] = []
     prefer_own_commands()
+    share_cores(workers)
     # Workers that stay: starting DVC takes longer than many a stage.
     with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), initializer=_die_quietly) as pool:
         while running or (sorter.is_active() and not failed):
