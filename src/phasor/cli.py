@@ -55,7 +55,7 @@ def build_parser() -> argparse.ArgumentParser:
     search = commands.add_parser("search", help="Search with the trained pair, next to BM25.")
     search.add_argument("query", help="what to look for")
     _add_run_options(search)
-    search.add_argument("--task", help="whose corpus to search (default: the first task of the recipe)")
+    search.add_argument("--task", help="whose corpus to search (default: every task)")
     search.add_argument("--instruction", help="what kind of passage is wanted (default: the task's)")
     search.add_argument("-k", type=_positive, default=5, help="passages to show (default: 5)")
     search.set_defaults(handler=_search)
