@@ -191,7 +191,7 @@ def _child(work: Path, *overrides: str) -> None:
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 2), (signal.SIGKILL, -9)])
 def test_a_killed_phase_goes_on_where_it_was(work: Path, number: signal.Signals, code: int) -> None:
-    threads, overrides = torch.get_num_threads(), ("warmup.embed.epochs=30", "warmup.embed.checkpoint_steps=5")
+    threads, overrides = torch.get_num_threads(), ("warmup.embed.epochs=15", "warmup.embed.checkpoint_steps=2")
     scratch, target = work / ".scratch" / "warmup-embed", work / "embed" / "warmup"
     process = multiprocessing.get_context("fork").Process(target=_child, args=(work, *overrides))
     process.start()
