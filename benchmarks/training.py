@@ -4,11 +4,13 @@
     python benchmarks/training.py                  # small model on a processor, Qwen2.5-0.5B shape on a GPU
 
 Speed: the same weights, texts, batches, forward-pass size, precision, optimizer and contrastive loss with one hard
-negative per query, on both sides with GradCache. The peer is `CachedMultipleNegativesRankingLoss` in a plain loop,
-once with its `mini_batch_size` (texts per pass, in the order of the batch, each pass padded to its longest text) and
-once with its `mini_batch_num_tokens` (tokens per pass, sorted by length). We sort by length and bound tokens, padding
-included. Tokens per second count real tokens, not padding. Tokenising is timed on both sides: we do it once before
-the first step, the peer in every step, as its data collator does. The loss of the first step is compared first.
+negative per query, on both sides with GradCache. The peer is `CachedMultipleNegativesRankingLoss` in a plain loop, once with its
+`mini_batch_size` (texts per pass) and once with its `mini_batch_num_tokens` (real tokens per pass, padding on top).
+Padding: the peer keeps the order of the batch and pads each pass to its longest text, on the right, the only side
+where it drops what a whole pass does not need. We sort by length and bound tokens, padding included. With flash
+attention installed the peer can avoid padding; that is not measured here. Tokens per second count real tokens only.
+Tokenising is timed on both sides: we do it once before the first step, the peer in every step, as its data collator
+does. Losses of the first step and counts of tokens must agree.
 
 Memory: peak of our engine for batches of 64 to 4,096 queries at one forward-pass size, each in its own process.
 """
@@ -119,6 +121,7 @@ def run_peer(args: argparse.Namespace, folder: Path, by_tokens: bool) -> dict[st
 
     model = SentenceTransformer(str(folder / "peer"), device=DEVICE)
     budget = {"mini_batch_num_tokens": args.max_tokens * args.mini_batch} if by_tokens else {}
+    model.tokenizer.padding_side = "right"
     loss = CachedMultipleNegativesRankingLoss(model, scale=1 / TEMPERATURE, mini_batch_size=args.mini_batch, **budget)
     optimizer = torch.optim.AdamW(model.parameters(), lr=RATE, weight_decay=0.0, fused=True)
     model.train()
