@@ -59,7 +59,7 @@ class TrainingConfig(Config):
     buckets: tuple[BatchBucket, ...] = Field((BatchBucket(max_tokens=512, batch_size=32, mini_batch_size=32),), min_length=1)
     precision: Literal["auto", "float32", "bfloat16"] = Field("auto", description="auto: bfloat16 on GPU, float32 on CPU.")
     gradient_checkpointing: bool = False
-    zero_stage: Literal[0, 1, 2, 3] = Field(1, description="DeepSpeed ZeRO stage when several processes train.")
+    zero_stage: Literal[0, 1, 2, 3] = Field(1, description="DeepSpeed ZeRO stage when several processes train; 0: nothing is shared out.")
     num_dev_queries: int = Field(32, ge=0, description="Dev queries per task that nDCG@10 is measured on during training; 0: none.")
     eval_steps: int | None = Field(None, ge=1, description="Steps between dev evaluations; only at the end if not given.")
     checkpoint_steps: int | None = Field(None, ge=1, description="Steps between resumable checkpoints; none if not given.")

@@ -28,7 +28,7 @@ def supported(base: Any) -> bool:
         config.model_type in _ARCHITECTURES
         and set(config.layer_types) == {"full_attention"}
         and not config.attention_dropout
-        and not base.is_gradient_checkpointing
+        and not base.is_activation_checkpointing
     )
 
 
