@@ -228,6 +228,7 @@ def test_test_files_have_names_of_their_own_per_folder_and_mirror_the_source() -
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)  # mypy without its cache reads all of torch
 @pytest.mark.parametrize("command", [["ruff", "check", "-q", "src", "tests", "benchmarks"], ["mypy"]], ids=lambda command: command[0])
 def test_tools_find_nothing(command: list[str]) -> None:
     result = subprocess.run([sys.executable, "-m", *command], cwd=ROOT, check=False, capture_output=True, text=True)
