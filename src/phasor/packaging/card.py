@@ -80,6 +80,8 @@ def _applies(setting: str, role: str) -> bool:
 def _backbone(backbone: Any) -> str:
     if isinstance(backbone, PretrainedBackbone):
         return backbone.name + (f" at {backbone.revision}" if backbone.revision else "")
+    if backbone.kind == "embedder":
+        return "grown from the warmed-up embedder by one layer"
     return f"built from config: {backbone.num_layers} layers of size {backbone.hidden_size}"
 
 
