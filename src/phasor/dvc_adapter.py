@@ -21,7 +21,7 @@ from ruamel.yaml import YAML
 from phasor.artifacts import write_text
 from phasor.config.tasks import BeirSource, FolderSource, JsonlSource, Source
 from phasor.errors import PhasorError
-from phasor.phases import PHASES, Job, Phase
+from phasor.phases import Job, Phase, jobs
 from phasor.recipe import Recipe
 from phasor.runner import config_of
 from phasor.settings import prefer_own_commands, share_cores
@@ -33,7 +33,7 @@ _HEADER = "# Rendered from params.yaml by `phasor dvc`: change the recipe and re
 
 def stages(recipe: Recipe) -> dict[str, dict[str, Any]]:
     """Every stage of a recipe, in order: command, dependencies, parameters and outputs."""
-    return {job.name: _stage(phase, job) for phase, job in _jobs(recipe)}
+    return {job.name: _stage(phase, job) for phase, job in jobs(recipe)}
 
 
 def render(recipe: Recipe) -> str:
@@ -131,17 +131,13 @@ def run_dvc(arguments: Sequence[str], root: Path, **options: Any) -> subprocess.
     return subprocess.run([sys.executable, "-m", "dvc", *arguments], cwd=root, text=True, **options)
 
 
-def _jobs(recipe: Recipe) -> list[tuple[Phase, Job]]:
-    return [(phase, Job(recipe, phase.name, role, task)) for phase in PHASES for role, task in phase.jobs(recipe)]
-
-
 def _stage(phase: Phase, job: Job) -> dict[str, Any]:
     command = ["phasor", phase.name, *(["--role", job.role] if job.role else []), *(["--task", job.task] if job.task else [])]
     inputs = phase.paths("inputs", job.recipe, WORK, job.role, job.task).flat()
     deps = [path.as_posix() for name, path in inputs.items() if name != "reports"]
     if "reports" in inputs:
         # The folder grows while stages run; its files, one per job before this phase, are what is read.
-        deps += [_report(other) for earlier, other in _jobs(job.recipe) if earlier is not phase]
+        deps += [_report(other) for earlier, other in jobs(job.recipe) if earlier is not phase]
     deps += _own_files(phase, job)
     outs = [path.as_posix() for path in phase.paths("outputs", job.recipe, WORK, job.role, job.task).flat().values()]
     params = [key.format(role=job.role, task=job.task) for key in phase.params]
@@ -188,7 +184,7 @@ def _complete(recipe: Recipe, path: Path) -> None:
     editor = yaml_editor()
     tree = editor.load(path.read_text(encoding="utf-8"))
     added = False
-    for phase, job in _jobs(recipe):
+    for phase, job in jobs(recipe):
         for key, value in config_of(job, phase).items():
             *parents, last = key.split(".")
             node = tree

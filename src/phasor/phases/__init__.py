@@ -64,6 +64,11 @@ class Paths:
         return flat
 
 
+def job_name(phase: str, role: str | None, task: str | None) -> str:
+    """Stage name of a phase in one scope, for example `train-embed-code`."""
+    return "-".join(part for part in (phase, role, task) if part)
+
+
 @dataclass(frozen=True)
 class Job:
     """One phase applied to one scope of one recipe: all that decides what `run` does, besides its inputs.
@@ -87,7 +92,7 @@ class Job:
     @property
     def name(self) -> str:
         """Stage name, for example `train-embed-code`."""
-        return "-".join(part for part in (self.phase, self.role, self.task) if part)
+        return job_name(self.phase, self.role, self.task)
 
 
 @dataclass(frozen=True)
@@ -213,3 +218,8 @@ PHASES: tuple[Phase, ...] = (
 def phase(name: str) -> Phase:
     """Look a phase up by name."""
     return next(p for p in PHASES if p.name == name)
+
+
+def jobs(recipe: "Recipe") -> list[tuple[Phase, Job]]:
+    """Every job of a recipe with its phase, in order."""
+    return [(phase, Job(recipe, phase.name, role, task)) for phase in PHASES for role, task in phase.jobs(recipe)]

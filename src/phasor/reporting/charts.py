@@ -10,7 +10,7 @@ from phasor.artifacts import Report
 from phasor.evaluation.metrics import MAIN_METRIC
 from phasor.evaluation.scores import ModelScores, Scores
 from phasor.evaluation.table import ROLE_TITLES, label
-from phasor.reporting.document import job_name
+from phasor.reporting.document import name_of
 from phasor.reporting.svg import INK, MUTED, SERIES, figure, render
 
 if TYPE_CHECKING:
@@ -85,7 +85,7 @@ def _main(model: ModelScores, task: str | None) -> tuple[float, float, float]:
 def loss_chart(reports: Sequence[Report], role: str) -> Chart | None:
     """Training loss of warm-up, every specialist and enhance, as running means."""
     trained = [report for report in reports if report.role == role and report.phase in TRAINING]
-    curves = {job_name(report): curve for report in trained if (curve := loss_curve(report))}
+    curves = {name_of(report): curve for report in trained if (curve := loss_curve(report))}
     if not curves:
         return None
     title = f"{ROLE_TITLES[role]}: training loss by phase (running mean)"

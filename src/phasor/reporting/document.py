@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from phasor.artifacts import Cost, Report, code_digest, library_versions
 from phasor.config.base import Role
 from phasor.evaluation.scores import Contamination, Scores, read_record
-from phasor.phases import PHASES, Job
+from phasor.phases import PHASES, Job, job_name, jobs
 from phasor.recipe import Recipe, dump_recipe
 
 
@@ -64,9 +64,9 @@ def collect_report(job: Job, evaluations: dict[str, Path], reports: Path) -> Run
     )
 
 
-def job_name(report: Report) -> str:
-    """As `Job.name`, for example `train-embed-code`."""
-    return "-".join(part for part in (report.phase, report.role, report.task) if part)
+def name_of(report: Report) -> str:
+    """Name of the job that a report is of."""
+    return job_name(report.phase, report.role, report.task)
 
 
 def total_cost(costs: Iterable[Cost]) -> Cost:
@@ -84,8 +84,7 @@ def total_cost(costs: Iterable[Cost]) -> Cost:
 
 def _job_reports(recipe: Recipe, reports: Path) -> Iterator[Path]:
     """Reports of the recipe's jobs that exist; package's own, being written now, is left out."""
-    for phase in PHASES[:-1]:
-        for role, task in phase.jobs(recipe):
-            path = reports / f"{Job(recipe, phase.name, role, task).name}.json"
-            if path.is_file():
-                yield path
+    for phase, job in jobs(recipe):
+        path = reports / f"{job.name}.json"
+        if phase is not PHASES[-1] and path.is_file():
+            yield path

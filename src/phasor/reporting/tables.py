@@ -8,7 +8,7 @@ from phasor.evaluation.bootstrap import Score
 from phasor.evaluation.metrics import MAIN_METRIC, METRICS
 from phasor.evaluation.scores import Contamination, Scores
 from phasor.evaluation.table import ROLE_TITLES, label, percent
-from phasor.reporting.document import RunReport, job_name
+from phasor.reporting.document import RunReport, name_of
 
 
 @dataclass(frozen=True)
@@ -109,7 +109,7 @@ def contamination_table(found: Contamination) -> Grid:
 
 def cost_table(report: RunReport) -> Grid:
     """What every job used."""
-    rows = [[Cell(job_name(phase)), *_cost(phase)] for phase in report.phases]
+    rows = [[Cell(name_of(phase)), *_cost(phase)] for phase in report.phases]
     total = Report(cost=report.total)
     rows.append([Cell("total"), *_cost(total)])
     head = ["job", "seconds", "examples", "tokens", "GPU seconds", "peak memory"]
@@ -123,7 +123,7 @@ def data_tables(report: RunReport) -> list[Grid]:
 
 def lineage_table(report: RunReport) -> Grid:
     """Digest of every output."""
-    rows = [[Cell(f"{job_name(phase)} / {name}"), Cell(digest)] for phase in report.phases for name, digest in phase.outputs.items()]
+    rows = [[Cell(f"{name_of(phase)} / {name}"), Cell(digest)] for phase in report.phases for name, digest in phase.outputs.items()]
     return Grid("Digest of every output folder.", ["output", "sha256 of its file table"], rows)
 
 

@@ -10,7 +10,7 @@ from phasor.artifacts import write_json
 from phasor.evaluation.metrics import MAIN_METRIC
 from phasor.phases import Job, Paths
 from phasor.reporting.charts import TRAINING, loss_curve
-from phasor.reporting.document import RunReport, collect_report, job_name
+from phasor.reporting.document import RunReport, collect_report, name_of
 from phasor.reporting.page import run_page
 
 
@@ -40,7 +40,7 @@ def write_report(job: Job, inputs: Paths, out_dir: Path) -> RunReport:
 def _losses(report: RunReport) -> Iterable[Sequence[Any]]:
     for phase in report.phases:
         if phase.phase in TRAINING:
-            yield from ((job_name(phase), phase.role, f"{step:g}", loss) for step, loss in loss_curve(phase))
+            yield from ((name_of(phase), phase.role, f"{step:g}", loss) for step, loss in loss_curve(phase))
 
 
 def _scores(report: RunReport) -> Iterable[Sequence[Any]]:
