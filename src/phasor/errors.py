@@ -39,3 +39,8 @@ class StorageError(PhasorError):
 
 class GateFailed(PhasorError):
     """A model scored below what the gate allows."""
+
+
+def first_line(error: Exception) -> str:
+    """The first line of another library's message, or the name of the error if it has none."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -124,7 +124,7 @@ def phase_reports(work: Path, chosen: Recipe) -> None:
 
 
 def _models(folder: Path, chosen: Recipe, role: Role, corpora: dict[str, Path]) -> None:
-    config = chosen.model.embed if role == "embed" else chosen.model.rerank
+    config = chosen.model.of(role)
     model, tokenizer = load_backbone(config, role, backbone_texts(corpora, {}, config.template), chosen.seed)
     save_model(model, tokenizer, folder / "warmup" / "initial")
     names = ["warmup", *(f"specialists/{task}" for task in chosen.tasks), "merged", "enhanced"]

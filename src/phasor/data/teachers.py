@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from phasor.config.data import EndpointTeacher, LsaTeacher, SentenceTransformerTeacher, Teacher
-from phasor.errors import DataError, ModelError
+from phasor.errors import DataError, ModelError, first_line
 
 Vectors = NDArray[np.float32]
 
@@ -138,7 +138,7 @@ class SentenceTransformerModel:
         try:
             self._model = SentenceTransformer(resolve_name(config.name))
         except (OSError, ValueError, KeyError) as error:
-            raise ModelError(f"teacher sentence_transformer: {config.name!r} cannot be loaded: {_first_line(error)} "
+            raise ModelError(f"teacher sentence_transformer: {config.name!r} cannot be loaded: {first_line(error)} "
                              "Check the name, or that the model is in the local cache when there is no network.") from None
 
     def encode_documents(self, texts: Sequence[str]) -> Vectors:
@@ -217,7 +217,3 @@ def _word_terms(word: str) -> tuple[str, ...]:
     parts = [part.lower() for part in split_identifier(word)]
     whole = ["".join(parts)] if len(parts) > 1 else []
     return (*map(stem, parts), *whole)
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

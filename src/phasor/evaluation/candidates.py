@@ -37,7 +37,7 @@ def specialist(task: str) -> str:
 def candidates(job: Job, role: Role, inputs: Paths) -> list[Candidate]:
     """Every model of the role in the order of the phases."""
     tasks = list(job.recipe.tasks)
-    model = job.recipe.model.embed if role == "embed" else job.recipe.model.rerank
+    model = job.recipe.model.of(role)
     warmup = inputs.one("warmup")
 
     def network(load: Callable[[], Any]) -> Network:

@@ -17,6 +17,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast, Qwen2ForCausa
 
 from phasor.config.model import ModelConfig
 from phasor.data.templates import render_pair
+from phasor.models.initialisation import slowest_rows
 from phasor.models.loading import load_model
 from phasor.models.tokens import end_of_text_id, single_token, tokenize
 
@@ -67,8 +68,7 @@ def _set_comparison(layer: Any, mark_D: Tensor) -> None:
         projection.weight.copy_(identity * _SHARPNESS)
     for projection in (attention.v_proj, attention.o_proj):
         projection.weight.copy_(identity * _VALUE_GAIN)
-    # In each head the pair that turns slowest with the position asks for the mark alone.
-    rows = torch.arange(attention.head_dim // 2 - 1, len(mark_D), attention.head_dim)
+    rows = slowest_rows(attention)  # they ask for the mark alone
     attention.k_proj.weight[rows] = mark_D
     attention.q_proj.weight[rows] = 0.0
     attention.q_proj.bias[rows] = _FLAG_BIAS

@@ -102,6 +102,12 @@ def _slope(vectors_VD: Tensor, rarity_V: Tensor) -> float:
     return float((coordinate * rarity_V).sum() / rarity_V.pow(2).sum().clamp_min(1e-6))
 
 
+def slowest_rows(attention: Any) -> Tensor:
+    """[H] rows of the query and key projections that turn slowest with the position, so that distance hardly matters."""
+    size = attention.head_dim
+    return torch.arange(size // 2 - 1, attention.q_proj.weight.shape[0], size)
+
+
 def _pool_by_rarity(attention: Any, gain: float) -> None:
     """Make every query's attention to a token proportional to the exponential of `gain` times its first coordinate.
 
@@ -110,10 +116,8 @@ def _pool_by_rarity(attention: Any, gain: float) -> None:
     Source:
         Arora et al. 2017, A Simple but Tough-to-Beat Baseline for Sentence Embeddings, for the weighting.
     """
-    size = attention.head_dim
-    root = math.sqrt(gain * math.sqrt(size))
-    # The last pair of a head turns slowest with the position, so that distance hardly matters.
-    rows = torch.arange(size // 2 - 1, attention.q_proj.weight.shape[0], size)
+    root = math.sqrt(gain * math.sqrt(attention.head_dim))
+    rows = slowest_rows(attention)
     attention.q_proj.bias[rows] = root
     attention.k_proj.weight[rows] = 0.0
     attention.k_proj.weight[rows, 0] = root

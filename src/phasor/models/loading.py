@@ -13,7 +13,7 @@ from transformers import MODEL_MAPPING, AutoConfig, AutoModel, AutoModelForCausa
 
 from phasor.config.base import Role
 from phasor.config.model import ModelConfig, PretrainedBackbone, ScratchBackbone
-from phasor.errors import ModelError
+from phasor.errors import ModelError, first_line
 from phasor.models.embedder import Embedder
 from phasor.models.network import Network
 from phasor.models.reranker import Reranker
@@ -111,7 +111,7 @@ def _from_pretrained(name: str, role: Role, **options: Any) -> tuple[PreTrainedM
         tokenizer = PreTrainedTokenizerFast.from_pretrained(name, **revision)
     except (OSError, ValueError, KeyError, SafetensorError) as error:
         raise ModelError(
-            f"model {name!r} cannot be loaded as {role}: {_first_line(error)} "
+            f"model {name!r} cannot be loaded as {role}: {first_line(error).rstrip('.')}. "
             f"Check model.{role}.backbone.name, or copy the files here and name the folder."
         ) from None
     if missing := sorted(loaded[1]["missing_keys"]):
@@ -126,8 +126,3 @@ def _has_pooler(name: str, revision: Mapping[str, str]) -> bool:
     """Whether the architecture puts a layer on the first token, as BERT does."""
     kind: Any = MODEL_MAPPING[type(AutoConfig.from_pretrained(name, **revision))]
     return "add_pooling_layer" in inspect.signature(kind.__init__).parameters
-
-
-def _first_line(error: Exception) -> str:
-    lines = str(error).strip().splitlines() or [type(error).__name__]
-    return lines[0].rstrip(".") + "."

@@ -60,12 +60,12 @@ def render_card(
 
 
 def _base_models(recipe: Recipe) -> list[str]:
-    backbones = [getattr(recipe.model, role).backbone for role in recipe.roles]
+    backbones = [recipe.model.of(role).backbone for role in recipe.roles]
     return sorted({backbone.name for backbone in backbones if isinstance(backbone, PretrainedBackbone)})
 
 
 def _model_rows(recipe: Recipe) -> list[list[str]]:
-    models = {role: getattr(recipe.model, role) for role in recipe.roles}
+    models = {role: recipe.model.of(role) for role in recipe.roles}
     rows = [["backbone", *(_backbone(model.backbone) for model in models.values())]]
     for name in ("template", "pooling", "max_query_tokens", "max_passage_tokens", "max_pair_tokens", "dtype"):
         rows.append([name, *(str(getattr(model, name)) if _applies(name, role) else "" for role, model in models.items())])

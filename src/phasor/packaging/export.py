@@ -7,7 +7,6 @@ import torch
 from transformers import PreTrainedModel
 
 from phasor.config.base import Role
-from phasor.config.model import ModelConfig
 from phasor.models.embedder import Embedder
 from phasor.models.loading import load_model, make_network
 from phasor.models.network import Network
@@ -35,7 +34,7 @@ def export_models(recipe: Recipe, enhanced: Mapping[str, Path], bundle: Path) ->
 
 
 def _export(recipe: Recipe, role: Role, source: Path, bundle: Path) -> Network:
-    config: ModelConfig = getattr(recipe.model, role)
+    config = recipe.model.of(role)
     instructions = {name: task.instruction for name, task in recipe.tasks.items()}
     model, tokenizer = load_model(source, role)
     _cast(model, getattr(torch, config.dtype))

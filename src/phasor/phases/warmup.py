@@ -9,7 +9,7 @@ from phasor.models.loading import load_backbone, make_network, save_model
 from phasor.models.scratch import backbone_texts
 from phasor.phases import Job, Paths
 from phasor.training import distributed
-from phasor.training.phase import fit
+from phasor.training.phase import fit_model
 
 
 def run(job: Job, inputs: Paths, outputs: Paths) -> Report:
@@ -22,12 +22,7 @@ def run(job: Job, inputs: Paths, outputs: Paths) -> Report:
     if not isinstance(config.backbone, PretrainedBackbone) and distributed.rank() == 0:
         save_model(model, tokenizer, target / "initial")
     network = make_network(model, tokenizer, config, job.role)
-    adapter, report = fit(job, network, settings, collected, inputs.parts("mined"), settings.max_examples)
-    if adapter:
-        adapter.fold()
-    if distributed.rank() == 0:
-        save_model(network.model, tokenizer, target)
-    return report
+    return fit_model(job, network, settings, collected, inputs.parts("mined"), settings.max_examples, target)
 
 
 def _backbone(job: Job, config: ModelConfig, inputs: Paths) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:

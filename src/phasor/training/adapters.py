@@ -10,7 +10,7 @@ from transformers import PreTrainedModel
 
 from phasor.artifacts import digest_json, sha256_file, write_json
 from phasor.config.training import AdapterConfig
-from phasor.errors import ModelError
+from phasor.errors import ModelError, first_line
 from phasor.models.network import Network
 
 _CONFIG = "adapter_config.json"
@@ -60,5 +60,4 @@ def fold_saved(model: PreTrainedModel, specialist: Path) -> PreTrainedModel:
     try:
         return PeftModel.from_pretrained(model, str(specialist)).merge_and_unload()  # type: ignore[no-any-return]
     except (RuntimeError, ValueError, KeyError, OSError, SafetensorError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise ModelError(f"the adapter in {specialist} does not fit its model: {reason}. {_AGAIN}") from None
+        raise ModelError(f"the adapter in {specialist} does not fit its model: {first_line(error)}. {_AGAIN}") from None

@@ -5,11 +5,9 @@ It tells whether training goes the right way; it is not comparable with scores o
 
 from collections.abc import Mapping
 
-import numpy as np
-import pytrec_eval
-
 from phasor.data.records import Passage
 from phasor.data.templates import render_document
+from phasor.evaluation.metrics import Run, ndcg_at_10, qrels_of
 from phasor.models.embedder import Embedder
 from phasor.models.network import Network
 from phasor.models.reranker import Reranker
@@ -30,12 +28,10 @@ class DevSet:
 
     def _score(self, network: Network, data: TaskData) -> float:
         run = _retrieve(network, data) if isinstance(network, Embedder) else _rerank(network, data)
-        qrels = {e.id: dict.fromkeys(e.positives, 1) for e in data.examples}
-        results = pytrec_eval.RelevanceEvaluator(qrels, {"ndcg_cut.10"}).evaluate(run)
-        return float(np.mean([result["ndcg_cut_10"] for result in results.values()]))
+        return float(ndcg_at_10(qrels_of(data.examples), run).mean())
 
 
-def _retrieve(embedder: Embedder, data: TaskData) -> dict[str, dict[str, float]]:
+def _retrieve(embedder: Embedder, data: TaskData) -> Run:
     ids = list(dict.fromkeys(p for e in data.examples for p in (*e.positives, *e.negatives)))
     p_PD = embedder.encode_documents([_text(data.passages[i]) for i in ids], _BATCH)
     q_QD = embedder.encode_queries([e.query for e in data.examples], [e.instruction for e in data.examples], _BATCH)
@@ -43,7 +39,7 @@ def _retrieve(embedder: Embedder, data: TaskData) -> dict[str, dict[str, float]]
     return {e.id: dict(zip(ids, row.tolist(), strict=True)) for e, row in zip(data.examples, scores, strict=True)}
 
 
-def _rerank(network: Network, data: TaskData) -> dict[str, dict[str, float]]:
+def _rerank(network: Network, data: TaskData) -> Run:
     assert isinstance(network, Reranker), "there are two kinds of network"
     pairs, owners = [], []
     heads = network.head_tokens([e.query for e in data.examples], [e.instruction for e in data.examples])
@@ -52,7 +48,7 @@ def _rerank(network: Network, data: TaskData) -> dict[str, dict[str, float]]:
         tokens = network.document_tokens([_text(data.passages[i]) for i in candidates])
         pairs += [network.pair(heads[number], tokens[i]) for i in range(len(tokens))]
         owners += [(example.id, candidate) for candidate in candidates]
-    run: dict[str, dict[str, float]] = {e.id: {} for e in data.examples}
+    run: Run = {e.id: {} for e in data.examples}
     for (query, passage), score in zip(owners, network.score_pairs(pairs, _BATCH).tolist(), strict=True):
         run[query][passage] = score
     return run

@@ -5,11 +5,13 @@ from pathlib import Path
 
 from phasor.artifacts import Cost, Report
 from phasor.config.training import EmbedTraining, RerankTraining
+from phasor.models.loading import save_model
 from phasor.models.network import Network
 from phasor.phases import Job
 from phasor.training.adapters import Adapter
 from phasor.training.data import TaskData, make_set, read_task
 from phasor.training.dev import DevSet
+from phasor.training.distributed import rank
 from phasor.training.loop import Training
 
 
@@ -50,3 +52,16 @@ def fit(
     counts = {"steps": progress.step, "examples": len(data)}
     cost = Cost(examples=progress.examples, tokens=progress.tokens)
     return adapter, Report(metrics=metrics, counts=counts, trace=progress.trace, cost=cost)
+
+
+def fit_model(
+    job: Job, network: Network, config: EmbedTraining | RerankTraining,
+    collected: Mapping[str, Path], mined: Mapping[str, Path], limit: int | None, target: Path,
+) -> Report:
+    """As `fit`, and write the whole model to `target`, an adapter folded into it."""
+    adapter, report = fit(job, network, config, collected, mined, limit)
+    if adapter:
+        adapter.fold()
+    if rank() == 0:
+        save_model(network.model, network.tokenizer, target)
+    return report

@@ -40,32 +40,22 @@ def json_rows(path: Path, check: RowCheck) -> Iterator[tuple[int, dict[str, Any]
     Raises:
         DataError: the file cannot be opened, or a line is not a JSON object in UTF-8 and bad rows are errors.
     """
-    for number, line in _lines(path):
+    for number, text in _texts(path, check):
         try:
-            text = line.decode("utf-8-sig" if number == 1 else "utf-8").strip()
-            value = json.loads(text) if text else {}
-        except UnicodeDecodeError as error:
-            check.bad(f"{path}, line {number}", f"not valid UTF-8 at byte {error.start + 1} of the line", "not UTF-8")
-            continue
+            value = json.loads(text.strip())
         except (ValueError, RecursionError) as error:
             check.bad(f"{path}, line {number}", f"not valid JSON ({error})", "not JSON")
             continue
         if not isinstance(value, dict):
             check.bad(f"{path}, line {number}", f"expected a JSON object, got {type(value).__name__}", "not an object")
-        elif text:
+        else:
             yield number, value
 
 
 def tsv_rows(path: Path, check: RowCheck) -> Iterator[tuple[int, list[str]]]:
     """(line number, cells) of every non-blank line of a tab-separated file."""
-    for number, line in _lines(path):
-        try:
-            text = line.decode("utf-8-sig" if number == 1 else "utf-8").rstrip("\r\n")
-        except UnicodeDecodeError as error:
-            check.bad(f"{path}, line {number}", f"not valid UTF-8 at byte {error.start + 1} of the line", "not UTF-8")
-            continue
-        if text.strip():
-            yield number, next(csv.reader([text], delimiter="\t", quoting=csv.QUOTE_NONE))
+    for number, text in _texts(path, check):
+        yield number, next(csv.reader([text.rstrip("\r\n")], delimiter="\t", quoting=csv.QUOTE_NONE))
 
 
 def string_field(row: dict[str, Any], name: str, *, required: bool = False) -> str:
@@ -107,6 +97,18 @@ def is_storable(text: str) -> bool:
 def _shown(value: object) -> str:
     text = repr(value)
     return text if len(text) <= 40 else text[:37] + "..."
+
+
+def _texts(path: Path, check: RowCheck) -> Iterator[tuple[int, str]]:
+    """(line number, text) of every line that is not blank, the byte order mark left out."""
+    for number, line in _lines(path):
+        try:
+            text = line.decode("utf-8-sig" if number == 1 else "utf-8")
+        except UnicodeDecodeError as error:
+            check.bad(f"{path}, line {number}", f"not valid UTF-8 at byte {error.start + 1} of the line", "not UTF-8")
+            continue
+        if text.strip():
+            yield number, text
 
 
 def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
