@@ -13,20 +13,25 @@ import platform
 import shutil
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from phasor.errors import ArtifactError, StorageError
 
 MANIFEST = "manifest.json"
+Parsed = TypeVar("Parsed", bound=BaseModel)
 _LIBRARIES = ("torch", "transformers", "peft", "faiss-cpu", "mteb", "sentence-transformers", "tokenizers", "scikit-learn")
 
 
-class Cost(BaseModel):
-    """What a phase used. Paper section 4.3 counts examples; we count all four."""
+class Record(BaseModel):
+    """Part of a JSON file of ours; keys of another version are refused."""
 
     model_config = ConfigDict(extra="forbid")
+
+
+class Cost(Record):
+    """What a phase used. Paper section 4.3 counts examples; we count all four."""
 
     seconds: float = 0.0
     examples: int = 0
@@ -36,7 +41,7 @@ class Cost(BaseModel):
     peak_gpu_memory_bytes: int = 0
 
 
-class Report(BaseModel):
+class Report(Record):
     """What a phase found out. `run` fills metrics, counts, trace, examples and tokens; the runner the rest.
 
     Attributes:
@@ -45,8 +50,6 @@ class Report(BaseModel):
         trace: one mapping per step or search point, for plots.
         details: anything structured that a later phase shows.
     """
-
-    model_config = ConfigDict(extra="forbid")
 
     schema_version: int = 1
     phase: str = ""
@@ -61,10 +64,8 @@ class Report(BaseModel):
     outputs: dict[str, str] = Field(default_factory=dict, description="Output name to digest.")
 
 
-class Manifest(BaseModel):
+class Manifest(Record):
     """Lineage of one output folder."""
-
-    model_config = ConfigDict(extra="forbid")
 
     schema_version: int = 1
     phase: str
@@ -113,6 +114,33 @@ def read_manifest(folder: Path) -> Manifest:
         raise ArtifactError(f"{folder} is not a complete output: {MANIFEST} is missing. Run the phase that writes it.") from None
     except ValueError as error:
         raise ArtifactError(f"{path} is damaged ({error}). Run the phase that writes it again.") from None
+
+
+def read_record(
+    kind: type[Parsed], path: Path, missing: str = "Run the phase that writes it.", outdated: str = "Run its phase again."
+) -> Parsed:
+    """Read a JSON file of ours.
+
+    Args:
+        kind: what it holds.
+        path: where it is.
+        missing, outdated: what to do then, for the message.
+
+    Raises:
+        ArtifactError: it is missing or of another version.
+    """
+    try:
+        return kind.model_validate_json(path.read_bytes())
+    except FileNotFoundError:
+        raise ArtifactError(f"{path} is missing. {missing}") from None
+    except ValidationError as error:
+        raise ArtifactError(f"{path} was not written by this version ({first_problem(error)}). {outdated}") from None
+
+
+def first_problem(error: ValidationError) -> str:
+    """The first of possibly many, on one line."""
+    first = error.errors()[0]
+    return f"{'.'.join(map(str, first['loc'])) or 'JSON'}: {first['msg']}"
 
 
 def verify(folder: Path) -> Manifest:

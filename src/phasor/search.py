@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from phasor.artifacts import digest_artifact, digest_json
+from phasor.artifacts import digest_artifact, digest_json, read_record
 from phasor.data.records import Passage, read_corpus
 from phasor.data.templates import render_document
 from phasor.errors import ArtifactError, DataError, RecipeError
 from phasor.evaluation.bm25 import Bm25, Setting
-from phasor.evaluation.scores import Scores, read_record
+from phasor.evaluation.scores import Scores
 from phasor.recipe import Recipe
 
 if TYPE_CHECKING:

@@ -6,10 +6,11 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
+from phasor.artifacts import first_problem
 from phasor.config.base import Role
 from phasor.config.evaluation import GateConfig
 from phasor.errors import ArtifactError, GateFailed
-from phasor.evaluation.scores import GateTask, GateVerdict, ModelScores, Scores, first_problem
+from phasor.evaluation.scores import GateTask, GateVerdict, ModelScores, Scores
 
 
 def judge(config: GateConfig, root: Path, role: Role, final: ModelScores) -> GateVerdict:

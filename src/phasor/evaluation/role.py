@@ -10,6 +10,7 @@ from pathlib import Path
 
 from mteb.abstasks import AbsTask
 
+from phasor.artifacts import read_record
 from phasor.config.base import Role
 from phasor.data.records import read_examples
 from phasor.evaluation.benchmarks import MtebEmbedder, MtebReranker, find_tasks, score_tasks
@@ -20,7 +21,7 @@ from phasor.evaluation.contamination import contamination
 from phasor.evaluation.gate import judge, read_baseline
 from phasor.evaluation.metrics import PerQuery
 from phasor.evaluation.runs import ranked, read_per_query, read_run, write_per_query, write_run
-from phasor.evaluation.scores import Bm25Setting, Contamination, Scores, TaskInfo, read_record
+from phasor.evaluation.scores import Bm25Setting, Contamination, Scores, TaskInfo
 from phasor.evaluation.searchers import Bm25Searcher, CorpusTokens, EmbedderSearcher, OracleSearcher, RerankerSearcher, Searcher, TopRanked
 from phasor.evaluation.tasks import RetrievalTask, TestSet
 from phasor.models.embedder import Embedder

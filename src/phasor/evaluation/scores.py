@@ -1,24 +1,16 @@
 """The schema of scores.json: everything the evaluate phase found out about one role."""
 
 from collections.abc import Iterable
-from pathlib import Path
-from typing import TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field
 
+from phasor.artifacts import Record
 from phasor.config.base import Role
-from phasor.errors import ArtifactError
 from phasor.evaluation.bootstrap import Score
 from phasor.evaluation.metrics import MAIN_METRIC
 
-Parsed = TypeVar("Parsed", bound=BaseModel)
 
-
-class _Record(BaseModel):
-    model_config = ConfigDict(extra="forbid")
-
-
-class TaskInfo(_Record):
+class TaskInfo(Record):
     """Size of a test set."""
 
     num_queries: int
@@ -26,7 +18,7 @@ class TaskInfo(_Record):
     num_pairs: int = Field(description="Instruction pairs, for p-MRR.")
 
 
-class ModelScores(_Record):
+class ModelScores(Record):
     """One row of the table."""
 
     name: str
@@ -39,7 +31,7 @@ class ModelScores(_Record):
         return scores[MAIN_METRIC].value if MAIN_METRIC in scores else None
 
 
-class Comparison(_Record):
+class Comparison(Record):
     """A paired difference in nDCG@10: positive means that `model` is better."""
 
     model: str
@@ -48,7 +40,7 @@ class Comparison(_Record):
     difference: Score
 
 
-class Check(_Record):
+class Check(Record):
     """One promise of the recipe, measured."""
 
     text: str
@@ -57,7 +49,7 @@ class Check(_Record):
     measured: str
 
 
-class Bm25Setting(_Record):
+class Bm25Setting(Record):
     """What was chosen on dev queries."""
 
     k1: float
@@ -66,7 +58,7 @@ class Bm25Setting(_Record):
     dev_ndcg_at_10: float
 
 
-class Contamination(_Record):
+class Contamination(Record):
     """Test passages (positives of test queries) that nearly repeat a training positive of any task."""
 
     jaccard: float
@@ -74,7 +66,7 @@ class Contamination(_Record):
     near_duplicates: dict[str, dict[str, int]] = Field(description="Test task to training task to count; zeros included.")
 
 
-class GateTask(_Record):
+class GateTask(Record):
     """One task of the gate: nDCG@10 of the final model before and now."""
 
     baseline: float
@@ -82,7 +74,7 @@ class GateTask(_Record):
     passed: bool
 
 
-class GateVerdict(_Record):
+class GateVerdict(Record):
     """Whether the final model may replace the one before."""
 
     baseline: str | None = Field(description="The report compared with; None: there was none, and the gate passes.")
@@ -91,7 +83,7 @@ class GateVerdict(_Record):
     tasks: dict[str, GateTask]
 
 
-class Scores(_Record):
+class Scores(Record):
     """Scores of every model of one role, on every task's test set."""
 
     schema_version: int = 1
@@ -119,19 +111,3 @@ def _flat(models: Iterable[ModelScores]) -> Iterable[tuple[str, float]]:
         for task, metrics in {**model.tasks, "mean": model.mean}.items():
             for metric, score in metrics.items():
                 yield f"{model.name}.{task}.{metric}", score.value
-
-
-def read_record(kind: type[Parsed], path: Path) -> Parsed:
-    """Read a JSON file of ours. Raises ArtifactError if it is missing or of another version."""
-    try:
-        return kind.model_validate_json(path.read_bytes())
-    except FileNotFoundError:
-        raise ArtifactError(f"{path} is missing. Run the phase that writes it.") from None
-    except ValidationError as error:
-        raise ArtifactError(f"{path} was not written by this version ({first_problem(error)}). Run its phase again.") from None
-
-
-def first_problem(error: ValidationError) -> str:
-    """The first of possibly many, on one line."""
-    first = error.errors()[0]
-    return f"{'.'.join(map(str, first['loc'])) or 'JSON'}: {first['msg']}"

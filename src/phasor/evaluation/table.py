@@ -3,10 +3,11 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+from phasor.artifacts import read_record
 from phasor.errors import ArtifactError
 from phasor.evaluation.bootstrap import Score
 from phasor.evaluation.metrics import MAIN_METRIC, METRICS
-from phasor.evaluation.scores import Scores, read_record
+from phasor.evaluation.scores import Scores
 
 ROLE_TITLES = {"embed": "Embedder", "rerank": "Reranker"}
 _LABELS = {

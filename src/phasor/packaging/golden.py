@@ -12,13 +12,13 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field
 
+from phasor.artifacts import Record, read_record
 from phasor.data.hashing import position
 from phasor.data.records import Example, Passage
 from phasor.data.templates import render_document, render_query
-from phasor.errors import ArtifactError, DataError
-from phasor.evaluation.scores import first_problem
+from phasor.errors import DataError
 from phasor.models.embedder import Embedder
 from phasor.models.reranker import Reranker
 
@@ -27,11 +27,7 @@ _SCORES_DIFFER = {"float32": 1e-3, "bfloat16": 3e-2}
 _COSINES = {"float32": 0.9999, "bfloat16": 0.999}
 
 
-class _Record(BaseModel):
-    model_config = ConfigDict(extra="forbid")
-
-
-class GoldenQuery(_Record):
+class GoldenQuery(Record):
     """A query and its vector."""
 
     instruction: str
@@ -40,14 +36,14 @@ class GoldenQuery(_Record):
     vector: str = Field(description="Base64 of little-endian float32, L2-normalised; as OpenAI's encoding_format base64.")
 
 
-class GoldenDocument(_Record):
+class GoldenDocument(Record):
     """A passage and its vector."""
 
     text: str
     vector: str = Field(description="As in queries.")
 
 
-class GoldenPair(_Record):
+class GoldenPair(Record):
     """A pair and its score."""
 
     instruction: str
@@ -57,7 +53,7 @@ class GoldenPair(_Record):
     score: float = Field(description="Probability of yes.")
 
 
-class Golden(_Record):
+class Golden(Record):
     """golden.json."""
 
     schema_version: int = 1
@@ -118,13 +114,7 @@ def make_golden(probes: Sequence[Probe], embedder: Embedder, reranker: Reranker 
 
 def read_golden(bundle: Path) -> Golden:
     """The golden vectors and scores of a bundle. Raises ArtifactError if there are none."""
-    path = bundle / GOLDEN
-    try:
-        return Golden.model_validate_json(path.read_bytes())
-    except FileNotFoundError:
-        raise ArtifactError(f"{path} is missing. Fetch the bundle again, or package it anew.") from None
-    except ValidationError as error:
-        raise ArtifactError(f"{path} was not written by this version ({first_problem(error)}). Package the bundle anew.") from None
+    return read_record(Golden, bundle / GOLDEN, "Fetch the bundle again, or package it anew.", "Package the bundle anew.")
 
 
 def encode_vector(vector: NDArray[np.float32]) -> str:

@@ -3,16 +3,16 @@
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
-from phasor.artifacts import Cost, Report, code_digest, library_versions
+from phasor.artifacts import Cost, Record, Report, code_digest, library_versions, read_record
 from phasor.config.base import Role
-from phasor.evaluation.scores import Contamination, Scores, read_record
+from phasor.evaluation.scores import Contamination, Scores
 from phasor.phases import PHASES, Job, job_name, jobs
 from phasor.recipe import Recipe, dump_recipe
 
 
-class RunReport(BaseModel):
+class RunReport(Record):
     """Everything the report page shows.
 
     Attributes:
@@ -25,8 +25,6 @@ class RunReport(BaseModel):
         phases: the report of every job that ran, in order of the phases.
         total: cost of all of them, synthesis and mining included.
     """
-
-    model_config = ConfigDict(extra="forbid")
 
     schema_version: int = 1
     name: str
