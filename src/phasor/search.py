@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from phasor.artifacts import digest_artifact, digest_json, read_record
 from phasor.data.records import Passage, read_corpus
-from phasor.data.templates import render_document
+from phasor.data.templates import render_passage
 from phasor.errors import ArtifactError, DataError, RecipeError
 from phasor.evaluation.bm25 import Bm25, Setting
 from phasor.evaluation.scores import Scores
@@ -95,7 +95,7 @@ def _passages(work: Path, tasks: Sequence[str]) -> list[Passage]:
     found: dict[str, Passage] = {}
     for task in tasks:
         for passage in read_corpus(work / task / "collect" / "corpus.parquet"):
-            found.setdefault(render_document(passage.title, passage.text), replace(passage, id=f"{task}/{passage.id}"))
+            found.setdefault(render_passage(passage), replace(passage, id=f"{task}/{passage.id}"))
     return list(found.values())
 
 
@@ -116,14 +116,14 @@ def _trained(recipe: Recipe, work: Path, passages: Sequence[Passage], query: str
         return [Hit(passages[row], float(scores[row])) for row in order]
     reranker = make_network(*load_model(work / "rerank" / "enhanced", "rerank"), recipe.model.rerank, "rerank")
     assert isinstance(reranker, Reranker)
-    chances = reranker.score(instruction, query, [_text(passages[row]) for row in order], batch)
+    chances = reranker.score(instruction, query, [render_passage(passages[row]) for row in order], batch)
     places = np.argsort(-chances, kind="stable")
     return [Hit(passages[order[old]], float(chances[old]), int(old) - new) for new, old in enumerate(places)]
 
 
 def _vectors(embedder: "Embedder", folder: Path, passages: Sequence[Passage], cache: Path, batch_size: int) -> NDArray[np.float32]:
     """[P, D] vectors of the corpus, from the cache if model, settings and texts are the same."""
-    texts = [_text(passage) for passage in passages]
+    texts = [render_passage(passage) for passage in passages]
     key = digest_json([digest_artifact(folder), embedder.config.model_dump(mode="json"), texts])
     path = cache / f"{key[:32]}.npy"
     if path.is_file():
@@ -152,10 +152,6 @@ def _setting(work: Path, tasks: Sequence[str]) -> Setting:
     return Setting(chosen.k1, chosen.b, chosen.with_instruction)
 
 
-def _text(passage: Passage) -> str:
-    return render_document(passage.title, passage.text)
-
-
 def _layout(left: tuple[str, Sequence[Hit]], right: tuple[str, Sequence[Hit]], width: int) -> str:
     """Both lists, beside each other if they fit."""
     if width < _SIDE_BY_SIDE:
@@ -173,7 +169,7 @@ def _column(title: str, hits: Sequence[Hit], width: int) -> list[str]:
         where = f"{hit.passage.source or hit.passage.title or hit.passage.id} ({task})"
         room = width - len(head)
         lines.append(head + (where if len(where) <= room else "..." + where[3 - room :]))
-        text = textwrap.shorten(_text(hit.passage), 2 * (width - 4), placeholder=" ...")
+        text = textwrap.shorten(render_passage(hit.passage), 2 * (width - 4), placeholder=" ...")
         lines += textwrap.wrap(text, width, initial_indent="   ", subsequent_indent="   ")[:2]
     return lines if hits else [*lines, "nothing found"]
 

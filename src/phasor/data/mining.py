@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from phasor.config.data import MineConfig
 from phasor.data.records import Example, Passage
-from phasor.data.templates import render_document
+from phasor.data.templates import render_passage
 from phasor.errors import DataError
 from phasor.progress import progress
 
@@ -70,7 +70,7 @@ class Miner:
         self._id_of = [""] * len(distinct)
         for passage in reversed(passages):
             self._id_of[self._row_of[passage.id]] = passage.id
-        texts = {self._row_of[p.id]: render_document(p.title, p.text) for p in reversed(passages)}
+        texts = {self._row_of[p.id]: render_passage(p) for p in reversed(passages)}
         vectors_ND = np.ascontiguousarray(teacher.encode_documents([texts[row] for row in range(len(texts))]), dtype=np.float32)
         self._index = faiss.IndexFlatIP(vectors_ND.shape[1])
         self._index.add(vectors_ND)
@@ -175,4 +175,3 @@ def _is_excluded(rows_BK: Rows, known: Sequence[_Known], num_rows: int) -> NDArr
     place_BK = np.minimum(np.searchsorted(excluded, keys_BK), len(excluded) - 1)
     found: NDArray[np.bool_] = excluded[place_BK] == keys_BK
     return found
-

@@ -17,10 +17,11 @@ from itertools import count
 import numpy as np
 from numpy.typing import NDArray
 
+from phasor.data.characters import CJK
+
 SHINGLE_WORDS = 5
 _ROUNDING = 1e-9  # 0.1 * 30 is above 3
-_CJK = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7af"
-_WORD = re.compile(rf"[{_CJK}]|[^\W{_CJK}]+")
+_WORD = re.compile(rf"[{CJK}]|[^\W{CJK}]+")
 _ASCII_WORD = re.compile(r"\w+", re.ASCII)  # the same on ASCII, twice as fast
 _ODD = np.random.default_rng(1997).integers(0, 2**63, SHINGLE_WORDS, dtype=np.uint64) * np.uint64(2) + np.uint64(1)
 

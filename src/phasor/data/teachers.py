@@ -15,12 +15,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from phasor.config.data import EndpointTeacher, LsaTeacher, SentenceTransformerTeacher, Teacher
+from phasor.data.characters import CJK
 from phasor.errors import DataError, ModelError, first_line
 
 Vectors = NDArray[np.float32]
 
-_CJK = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7af"
-_WORD = re.compile(rf"[{_CJK}]+|[^\W_{_CJK}]+(?:_[^\W_{_CJK}]+)*")
+_WORD = re.compile(rf"[{CJK}]+|[^\W_{CJK}]+(?:_[^\W_{CJK}]+)*")
 _ASCII_WORD = re.compile(r"[^\W_]+(?:_[^\W_]+)*", re.ASCII)  # the same on ASCII, several times as fast
 _BOUNDARY = re.compile("_|(?<=[a-z])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])|(?<=[A-Za-z])(?=[0-9])|(?<=[0-9])(?=[A-Za-z])")
 _FUNCTION_WORDS = frozenset(

@@ -5,7 +5,10 @@ what it is served with. Lychee paper section 3.1; string forms as in the public 
 """
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from phasor.data.records import Passage
 
 TemplateName = Literal["instruct", "brief", "qwen-chat", "plain"]
 
@@ -58,6 +61,11 @@ def render_query(template: TemplateName, instruction: str, query: str) -> str:
 def render_document(title: str, text: str) -> str:
     """Text of a passage, for both roles: the title, if any, on a line of its own. Never an instruction."""
     return f"{title}\n{text}" if title else text
+
+
+def render_passage(passage: "Passage") -> str:
+    """`render_document` of a passage."""
+    return render_document(passage.title, passage.text)
 
 
 def render_pair(template: TemplateName, instruction: str, query: str, document: str) -> tuple[str, str, str]:

@@ -16,15 +16,15 @@ import Stemmer
 from bm25s.stopwords import STOPWORDS_EN
 from numpy.typing import NDArray
 
+from phasor.data.characters import CJK
 from phasor.data.records import Example, Passage
-from phasor.data.templates import render_document
+from phasor.data.templates import render_passage
 from phasor.evaluation.metrics import ndcg_at_10, qrels_of
 
 K1_GRID = (0.6, 0.9, 1.2, 1.6, 2.0)
 B_GRID = (0.2, 0.4, 0.6, 0.8, 1.0)
 
-_CJK = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7af"
-_WORD = re.compile(rf"[{_CJK}]|[^\W_{_CJK}]+(?:[._]+[^\W_{_CJK}]+)*")  # a dotted or snake_case name is one word
+_WORD = re.compile(rf"[{CJK}]|[^\W_{CJK}]+(?:[._]+[^\W_{CJK}]+)*")  # a dotted or snake_case name is one word
 _PART = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+|[^\W\d_A-Za-z]+")  # and these are its parts
 _STOP_WORDS = frozenset(STOPWORDS_EN)
 
@@ -81,7 +81,7 @@ class Bm25:
         self.ids = [passage.id for passage in passages]
         self.setting = setting
         self._analyzer = analyzer or Analyzer()
-        self._index = _index([self._analyzer(render_document(p.title, p.text)) for p in passages], setting)
+        self._index = _index([self._analyzer(render_passage(p)) for p in passages], setting)
 
     def search(self, queries: Sequence[str], instructions: Sequence[str], top_k: int) -> list[dict[str, float]]:
         """Best passages per query with a positive score: id to score, best first."""
@@ -103,7 +103,7 @@ def tune(passages: Sequence[Passage], dev: Sequence[Example], analyzer: Analyzer
     # Terms outside the queries change scores only through document length, so one shared term stands for all of them.
     vocabulary = {term: i for i, term in enumerate(sorted({t for terms in variants.values() for query in terms for t in query}))}
     other = vocabulary[""] = len(vocabulary)
-    corpus = ([[vocabulary.get(t, other) for t in analyzer(render_document(p.title, p.text))] for p in passages], vocabulary)
+    corpus = ([[vocabulary.get(t, other) for t in analyzer(render_passage(p))] for p in passages], vocabulary)
     ids, qrels = [p.id for p in passages], qrels_of(dev)
     seen: dict[tuple[float, float], tuple[float, bool]] = {}
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 
 from phasor.data.near_duplicates import duplicates_of
 from phasor.data.records import Example, Passage
-from phasor.data.templates import render_document
+from phasor.data.templates import render_passage
 from phasor.evaluation.scores import Contamination
 
 
@@ -38,5 +38,5 @@ def _positives(corpora: Mapping[str, Sequence[Passage]], examples: Mapping[str, 
         for passage in corpora[task]:
             if passage.id in wanted:
                 owners.append(task)
-                texts.append(render_document(passage.title, passage.text))
+                texts.append(render_passage(passage))
     return owners, texts

@@ -12,7 +12,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast, Qwen2Config, 
 from phasor.config.base import Role
 from phasor.config.model import ModelConfig, ScratchBackbone
 from phasor.data.records import read_corpus, read_examples
-from phasor.data.templates import TemplateName, render_document, render_query
+from phasor.data.templates import TemplateName, render_passage, render_query
 from phasor.models.initialisation import initialise
 from phasor.models.tokenizer import train_tokenizer
 from phasor.models.tokens import end_of_text_id, tokenize
@@ -30,7 +30,7 @@ def backbone_texts(corpora: Mapping[str, Path], examples: Mapping[str, Path], te
     """
     for path in corpora.values():
         for passage in read_corpus(path):
-            yield f"{passage.source}\n{render_document(passage.title, passage.text)}"
+            yield f"{passage.source}\n{render_passage(passage)}"
     for path in examples.values():
         for example in read_examples(path):
             yield render_query(template, example.instruction, example.query)

@@ -17,7 +17,7 @@ from pydantic import Field
 from phasor.artifacts import Record, read_record
 from phasor.data.hashing import position
 from phasor.data.records import Example, Passage
-from phasor.data.templates import render_document, render_query
+from phasor.data.templates import render_passage, render_query
 from phasor.errors import DataError
 from phasor.models.embedder import Embedder
 from phasor.models.reranker import Reranker
@@ -136,7 +136,7 @@ def _task_probes(corpus: Sequence[Passage], dev: Sequence[Example], count: int, 
     passages = {passage.id: passage for passage in corpus}
     chosen = sorted(dev, key=lambda example: position(example.id, seed, "golden"))[:count]
     found = ((example, passages[example.positives[0]]) for example in chosen)
-    return [Probe(example.instruction, example.query, render_document(p.title, p.text)) for example, p in found]
+    return [Probe(example.instruction, example.query, render_passage(p)) for example, p in found]
 
 
 def _shorten(probe: Probe, embedder: Embedder, reranker: Reranker | None) -> Probe:

@@ -5,7 +5,7 @@ import logging
 from phasor.artifacts import Report, write_json
 from phasor.data.records import Example, read_corpus, read_examples, write_examples
 from phasor.data.teachers import load_teacher
-from phasor.data.templates import render_document
+from phasor.data.templates import render_passage
 from phasor.phases import Job, Paths
 from phasor.synthesis.card import data_card
 from phasor.synthesis.filtering import Context, judge
@@ -22,7 +22,7 @@ def run(job: Job, inputs: Paths, outputs: Paths) -> Report:
     splits = {split: read_examples(data / f"{split}.parquet") for split in ("train", "dev", "heldout", "test")}
     evaluated = [example for split in ("dev", "heldout", "test") for example in splits[split]]
     corpus = read_corpus(data / "corpus.parquet")
-    texts = [render_document(p.title, p.text) for p in corpus]
+    texts = [render_passage(p) for p in corpus]
     teacher = load_teacher(config.teacher, texts, job.recipe.seed) if rows and corpus else None
     judged = judge(rows, Context(corpus, splits["train"], evaluated), teacher, config)
     pairs = list(zip(rows, judged.reasons, strict=True))

@@ -4,7 +4,7 @@ from phasor.artifacts import Report
 from phasor.data.mining import Miner
 from phasor.data.records import read_corpus, read_examples, write_examples
 from phasor.data.teachers import load_teacher
-from phasor.data.templates import render_document
+from phasor.data.templates import render_passage
 from phasor.errors import DataError
 from phasor.phases import Job, Paths
 
@@ -21,7 +21,7 @@ def run(job: Job, inputs: Paths, outputs: Paths) -> Report:
             f"mine: task {job.task!r} has no training pair, neither collected nor synthetic. "
             "Add queries to its sources or raise synthesize.passages_per_task."
         )
-    teacher = load_teacher(config.teacher, [render_document(p.title, p.text) for p in corpus], job.recipe.seed)
+    teacher = load_teacher(config.teacher, [render_passage(p) for p in corpus], job.recipe.seed)
     miner = Miner(corpus, teacher, config, job.recipe.seed)
     labels = [example for examples in splits.values() for example in examples]
     report = Report(counts={"passages": len(corpus), "synthetic": len(synthetic)})

@@ -10,7 +10,7 @@ from phasor.data.hashing import position
 from phasor.data.records import Passage, read_corpus, read_examples
 from phasor.data.splits import trainable
 from phasor.data.teachers import load_teacher
-from phasor.data.templates import render_document
+from phasor.data.templates import render_passage
 from phasor.phases import Job, Paths
 from phasor.synthesis import extractive
 from phasor.synthesis.personas import load_personas, match_personas
@@ -31,8 +31,8 @@ def run(job: Job, inputs: Paths, outputs: Paths) -> Report:
     written: Sequence[Written] = []
     counts: Counter[str] = Counter()
     if passages:
-        texts = [render_document(p.title, p.text) for p in passages]
-        teacher = load_teacher(config.teacher, [render_document(p.title, p.text) for p in corpus], seed)
+        texts = [render_passage(p) for p in passages]
+        teacher = load_teacher(config.teacher, [render_passage(p) for p in corpus], seed)
         candidates = match_personas(teacher, texts, personas, config.personas_per_passage, seed)
         if isinstance(config.generator, ExtractiveGenerator):
             written = _extract(passages, candidates, corpus, seed)

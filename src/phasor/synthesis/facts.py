@@ -10,7 +10,7 @@ from importlib import resources
 
 from phasor.data.records import Passage
 from phasor.data.teachers import split_identifier, terms
-from phasor.data.templates import render_document
+from phasor.data.templates import render_passage
 
 _WORD = re.compile(r"[^\W\d_]\w*(?:['-]\w+)*|\d+")
 _SENTENCE_END = re.compile(r"(?<=[.!?])\s+(?=[A-Z\"'(`])|;\s+|(?<=[。！？])|\n\s*\n|\n(?=\s*[-*+] )")
@@ -66,7 +66,7 @@ class Analyst:
 
     def __init__(self, passages: Sequence[Passage]) -> None:
         self._stop_words = _lines("stop_words.txt") | _CODE_STOP_WORDS
-        self._frequency = Counter(term for p in passages for term in set(terms(render_document(p.title, p.text))))
+        self._frequency = Counter(term for p in passages for term in set(terms(render_passage(p))))
         self._num_passages = len(passages)
         self._rarities: dict[str, float] = {}
 

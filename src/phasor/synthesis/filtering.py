@@ -10,7 +10,7 @@ from phasor.config.data import FilterConfig
 from phasor.data.near_duplicates import duplicates_of, duplicates_within, words
 from phasor.data.records import Example, Passage
 from phasor.data.teachers import TeacherModel, Vectors
-from phasor.data.templates import render_document
+from phasor.data.templates import render_passage
 from phasor.synthesis.checks import format_error
 from phasor.synthesis.rows import SyntheticRow
 
@@ -94,7 +94,7 @@ def rank_passages(vectors: Vectors, targets: Sequence[int], corpus: Sequence[Pas
     """
     import faiss
 
-    documents = np.ascontiguousarray(teacher.encode_documents([render_document(p.title, p.text) for p in corpus]))
+    documents = np.ascontiguousarray(teacher.encode_documents([render_passage(p) for p in corpus]))
     index = faiss.IndexFlatIP(documents.shape[1])
     index.add(documents)
     ranks: list[int] = []

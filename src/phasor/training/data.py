@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from phasor.config.training import InfoNCEConfig, YesNoConfig
 from phasor.data.records import Example, Passage, read_corpus, read_examples
-from phasor.data.templates import render_document
+from phasor.data.templates import render_passage
 from phasor.errors import DataError
 from phasor.models.embedder import Embedder
 from phasor.models.network import Network
@@ -251,7 +251,7 @@ class _PassageIndex:
 
     def number(self, task: int, passage: Passage) -> int:
         """Number of a passage, new at its first use."""
-        text = render_document(passage.title, passage.text)
+        text = render_passage(passage)
         if (found := self._numbers.get((task, text))) is None:
             found = self._numbers[task, text] = len(self.texts)
             self.texts.append(text)

@@ -5,8 +5,7 @@ It tells whether training goes the right way; it is not comparable with scores o
 
 from collections.abc import Mapping
 
-from phasor.data.records import Passage
-from phasor.data.templates import render_document
+from phasor.data.templates import render_passage
 from phasor.evaluation.metrics import Run, ndcg_at_10, qrels_of
 from phasor.models.embedder import Embedder
 from phasor.models.network import Network
@@ -33,7 +32,7 @@ class DevSet:
 
 def _retrieve(embedder: Embedder, data: TaskData) -> Run:
     ids = list(dict.fromkeys(p for e in data.examples for p in (*e.positives, *e.negatives)))
-    p_PD = embedder.encode_documents([_text(data.passages[i]) for i in ids], _BATCH)
+    p_PD = embedder.encode_documents([render_passage(data.passages[i]) for i in ids], _BATCH)
     q_QD = embedder.encode_queries([e.query for e in data.examples], [e.instruction for e in data.examples], _BATCH)
     scores = q_QD @ p_PD.T
     return {e.id: dict(zip(ids, row.tolist(), strict=True)) for e, row in zip(data.examples, scores, strict=True)}
@@ -45,15 +44,10 @@ def _rerank(network: Network, data: TaskData) -> Run:
     heads = network.head_tokens([e.query for e in data.examples], [e.instruction for e in data.examples])
     for number, example in enumerate(data.examples):
         candidates = list(dict.fromkeys((*example.positives, *example.negatives)))
-        tokens = network.document_tokens([_text(data.passages[i]) for i in candidates])
+        tokens = network.document_tokens([render_passage(data.passages[i]) for i in candidates])
         pairs += [network.pair(heads[number], tokens[i]) for i in range(len(tokens))]
         owners += [(example.id, candidate) for candidate in candidates]
     run: Run = {e.id: {} for e in data.examples}
     for (query, passage), score in zip(owners, network.score_pairs(pairs, _BATCH).tolist(), strict=True):
         run[query][passage] = score
     return run
-
-
-def _text(passage: Passage) -> str:
-    return render_document(passage.title, passage.text)
-
