@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import yaml
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from phasor.config.merging import DareMerge
@@ -184,6 +184,7 @@ trees = st.fixed_dictionaries(
 )
 
 
+@example({"name": "\x85", "tasks": {"a": {"instruction": "a\u2028b", "sources": [{"kind": "folder", "path": "p"}]}}})
 @given(trees)
 def test_dump_then_parse_gives_an_equal_recipe(tree: dict[str, Any]) -> None:
     recipe = Recipe.model_validate(tree)

@@ -88,7 +88,18 @@ def dump_recipe(recipe: Recipe) -> str:
     """YAML of everything that differs from the defaults; loads back to an equal recipe."""
     tree = recipe.model_dump(mode="json", exclude_defaults=True)
     _restore_tags(recipe, tree)
-    return yaml.safe_dump(tree, sort_keys=False, allow_unicode=True, width=110)
+    return yaml.dump(tree, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=110)
+
+
+class _Dumper(yaml.SafeDumper):
+    """Quotes the line breaks of Unicode, which PyYAML would write as they are and read back as a space."""
+
+    def represent_str(self, data: str) -> yaml.ScalarNode:
+        style = '"' if set(data) & set("\x85\u2028\u2029") else None
+        return self.represent_scalar("tag:yaml.org,2002:str", data, style=style)
+
+
+_Dumper.add_representer(str, _Dumper.represent_str)
 
 
 def _restore_tags(value: Any, tree: Any) -> None:
