@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from phasor import __version__
+from phasor import __version__, cli_kubernetes, cli_serving
 from phasor.errors import PhasorError
 from phasor.phases import PHASES
 from phasor.settings import settings
@@ -62,6 +62,8 @@ def build_parser() -> argparse.ArgumentParser:
     results = commands.add_parser("results", help="Print the results table and where the report is.")
     results.add_argument("--work", type=Path, default=Path("work"), help="folder of all inputs and outputs (default: work)")
     results.set_defaults(handler=_results)
+    cli_serving.add_commands(commands)
+    cli_kubernetes.add_commands(commands)
     return parser
 
 

@@ -30,7 +30,7 @@ def track(items: Iterable[T], what: str, total: int | None = None, unit: str = "
 
 
 @contextmanager
-def progress(total: int, what: str, unit: str = "it") -> Iterator["tqdm[NoReturn]"]:
+def progress(total: int | None, what: str, unit: str = "it") -> Iterator["tqdm[NoReturn]"]:
     """A bar to be advanced by hand with `.update(n)` and annotated with `.set_postfix(loss=...)`."""
     with _bar(total, what, unit) as bar:
         yield bar

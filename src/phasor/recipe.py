@@ -4,7 +4,7 @@ import difflib
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Self, get_args
+from typing import Any, Self, TypeVar, get_args
 
 import yaml
 from pydantic import BaseModel, Field, ValidationError, model_validator
@@ -18,6 +18,7 @@ from phasor.config.tasks import TaskConfig
 from phasor.config.training import EnhanceConfig, TrainConfig, WarmupConfig
 from phasor.errors import RecipeError
 
+Settings = TypeVar("Settings", bound=Config)
 TASK_NAME = re.compile(r"[a-z][a-z0-9_]{0,39}")
 
 
@@ -68,8 +69,21 @@ def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
     return parse_recipe(text, overrides, origin=str(path))
 
 
+def load_settings(kind: type[Settings], path: Path | None, overrides: Sequence[str] = ()) -> Settings:
+    """As `load_recipe`, for the settings of a command that runs no phase; without a file, all are defaults."""
+    try:
+        text = path.read_text(encoding="utf-8") if path else ""
+    except (OSError, UnicodeDecodeError) as error:
+        raise RecipeError(f"{path} cannot be read: {error}. Name a YAML text file in UTF-8.") from None
+    return _parse(kind, text, overrides, str(path or "settings"))
+
+
 def parse_recipe(text: str, overrides: Sequence[str] = (), origin: str = "recipe") -> Recipe:
     """As `load_recipe`, from YAML text; `origin` names it in messages."""
+    return _parse(Recipe, text, overrides, origin)
+
+
+def _parse(kind: type[Settings], text: str, overrides: Sequence[str], origin: str) -> Settings:
     try:
         tree = yaml.safe_load(text) or {}
     except yaml.YAMLError as error:
@@ -79,9 +93,9 @@ def parse_recipe(text: str, overrides: Sequence[str] = (), origin: str = "recipe
     for override in overrides:
         _apply(tree, override)
     try:
-        return Recipe.model_validate(tree)
+        return kind.model_validate(tree)
     except ValidationError as error:
-        raise RecipeError(_explain(error, tree, origin)) from None
+        raise RecipeError(_explain(error, kind, origin)) from None
 
 
 def dump_recipe(recipe: Recipe) -> str:
@@ -136,12 +150,12 @@ def _apply(tree: dict[str, Any], override: str) -> None:
         raise RecipeError(f"--set {override!r}: {value!r} is not valid YAML: {error}") from None
 
 
-def _explain(error: ValidationError, tree: dict[str, Any], origin: str) -> str:
+def _explain(error: ValidationError, kind: type[Config], origin: str) -> str:
     lines = []
     for issue in error.errors():
         where = ".".join(str(part) for part in issue["loc"])
         if issue["type"] == "extra_forbidden":
-            lines.append(f"unknown key {where!r}" + _nearest(str(issue["loc"][-1]), issue["loc"]))
+            lines.append(f"unknown key {where!r}" + _nearest(kind, str(issue["loc"][-1]), issue["loc"]))
         elif issue["type"] == "missing":
             lines.append(f"required key {where!r} is missing")
         else:
@@ -151,8 +165,8 @@ def _explain(error: ValidationError, tree: dict[str, Any], origin: str) -> str:
     return f"{origin}: " + "; ".join(lines) + "."
 
 
-def _nearest(key: str, location: tuple[int | str, ...]) -> str:
-    candidates = _allowed_keys(Recipe, location[:-1])
+def _nearest(kind: type[Config], key: str, location: tuple[int | str, ...]) -> str:
+    candidates = _allowed_keys(kind, location[:-1])
     near = difflib.get_close_matches(key, candidates, n=1, cutoff=0.4)
     return f"; did you mean {near[0]!r}?" if near else f"; allowed here: {', '.join(sorted(candidates))}"
 

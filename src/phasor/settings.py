@@ -4,6 +4,7 @@ import logging
 import os
 import sysconfig
 from dataclasses import dataclass
+from pathlib import Path
 
 from phasor.errors import PhasorError
 
@@ -14,15 +15,54 @@ class Settings:
 
     Attributes:
         openai_api_key: sent as bearer token to generation and embedding endpoints (`OPENAI_API_KEY`).
+        qdrant_api_key: for a Qdrant server (`QDRANT_API_KEY`).
         rank, world_size, local_rank: set by `torchrun`; 0, 1, 0 without it.
         log_level: `PHASOR_LOG_LEVEL`, a name of the logging module.
     """
 
     openai_api_key: str
+    qdrant_api_key: str
     rank: int
     world_size: int
     local_rank: int
     log_level: str
+
+
+@dataclass(frozen=True)
+class PodSettings:
+    """What a platform profile decides for the pod of a component.
+
+    Attributes:
+        processes: how many processes train together in a pod (`PHASOR_PROCESSES`, one per GPU).
+        checkpoint_steps: steps between checkpoints where the recipe names none (`PHASOR_CHECKPOINT_STEPS`); 0: none.
+    """
+
+    processes: int
+    checkpoint_steps: int
+
+
+@dataclass(frozen=True)
+class StoreSettings:
+    """Where the object store is and who we are there.
+
+    Attributes:
+        endpoint: `PHASOR_S3_ENDPOINT`, for example http://minio:9000; empty: there is none.
+        region: `PHASOR_S3_REGION`.
+        ca_file: `PHASOR_S3_CA`, certificates to trust instead of the system's.
+        access_key, secret_key, session_token: `AWS_ACCESS_KEY_ID`, `AWS_SECRET_ACCESS_KEY` and `AWS_SESSION_TOKEN`, or files
+            called accesskey and secretkey in the folder `PHASOR_S3_SECRET`, a mounted secret.
+        remote: `PHASOR_DVC_REMOTE`, the DVC remote with the data, s3://BUCKET/PREFIX.
+        checkpoints: `PHASOR_CHECKPOINTS`, s3://BUCKET/PREFIX for what an interrupted task has done; empty: nowhere.
+    """
+
+    endpoint: str
+    region: str
+    ca_file: str
+    access_key: str
+    secret_key: str
+    session_token: str
+    remote: str
+    checkpoints: str
 
 
 def settings() -> Settings:
@@ -36,11 +76,45 @@ def settings() -> Settings:
         raise PhasorError(f"PHASOR_LOG_LEVEL={log_level} is no log level. Use DEBUG, INFO, WARNING or ERROR.")
     return Settings(
         openai_api_key=os.environ.get("OPENAI_API_KEY", ""),
+        qdrant_api_key=os.environ.get("QDRANT_API_KEY", ""),
         rank=_number("RANK", 0),
         world_size=_number("WORLD_SIZE", 1),
         local_rank=_number("LOCAL_RANK", 0),
         log_level=log_level,
     )
+
+
+def pod_settings() -> PodSettings:
+    """Read what the profile put into the environment of this pod; without one, a single process and no checkpoints."""
+    return PodSettings(processes=_number("PHASOR_PROCESSES", 1), checkpoint_steps=_number("PHASOR_CHECKPOINT_STEPS", 0))
+
+
+def store_settings() -> StoreSettings:
+    """Read what the environment says of the object store.
+
+    Raises:
+        PhasorError: the mounted secret lacks a file.
+    """
+    folder = os.environ.get("PHASOR_S3_SECRET", "")
+    keys = {"AWS_ACCESS_KEY_ID": "accesskey", "AWS_SECRET_ACCESS_KEY": "secretkey"}
+    access_key, secret_key = (_secret(folder, name) if folder else os.environ.get(key, "") for key, name in keys.items())
+    return StoreSettings(
+        endpoint=os.environ.get("PHASOR_S3_ENDPOINT", ""),
+        region=os.environ.get("PHASOR_S3_REGION", "us-east-1"),
+        ca_file=os.environ.get("PHASOR_S3_CA", ""),
+        access_key=access_key,
+        secret_key=secret_key,
+        session_token="" if folder else os.environ.get("AWS_SESSION_TOKEN", ""),
+        remote=os.environ.get("PHASOR_DVC_REMOTE", ""),
+        checkpoints=os.environ.get("PHASOR_CHECKPOINTS", ""),
+    )
+
+
+def _secret(folder: str, name: str) -> str:
+    try:
+        return (Path(folder) / name).read_text(encoding="utf-8").strip()
+    except OSError as error:
+        raise PhasorError(f"PHASOR_S3_SECRET={folder} holds no readable {name}: {error.strerror}. Mount the secret with it.") from None
 
 
 def prefer_own_commands() -> None:
@@ -61,5 +135,5 @@ def share_cores(workers: int) -> None:
 def _number(name: str, default: int) -> int:
     value = os.environ.get(name, str(default))
     if not value.isdecimal():
-        raise PhasorError(f"{name}={value} is no process number. `torchrun` sets it; unset it to run alone.")
+        raise PhasorError(f"{name}={value} is no whole number. Set it to one, or unset it for {default}.")
     return int(value)

@@ -37,20 +37,20 @@ def _export(recipe: Recipe, role: Role, source: Path, bundle: Path) -> Network:
     config = recipe.model.of(role)
     instructions = {name: task.instruction for name, task in recipe.tasks.items()}
     model, tokenizer = load_model(source, role)
-    _cast(model, getattr(torch, config.dtype))
+    cast_weights(model, getattr(torch, config.dtype))
     folder = bundle / role
     folder.mkdir()
     if role == "embed":
         write_embed(model, tokenizer, config, instructions, recipe.enhance.embed.loss.matryoshka_dims, folder)
     else:
         write_rerank(model, tokenizer, config, instructions, folder)
-    _cast(model, torch.float32)
+    cast_weights(model, torch.float32)
     network = make_network(model, tokenizer, config, role)
     network.precision = "float32"
     return network
 
 
-def _cast(model: PreTrainedModel, dtype: torch.dtype) -> None:
+def cast_weights(model: PreTrainedModel, dtype: torch.dtype) -> None:
     """Round the weights only: `Module.to` would round the rotary frequencies as well, which no runtime does."""
     for weight in model.parameters():
         weight.data = weight.data.to(dtype)

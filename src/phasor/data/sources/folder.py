@@ -17,15 +17,25 @@ _HIDDEN = ["script", "style", "noscript", "template", "nav", "head"]
 
 def read(source: FolderSource, context: Context) -> Collected:
     """Passages of every file with a wanted ending, in the order of their paths; a passage's title is its heading."""
-    folder = context.root / source.path
+    check = RowCheck(context.collect.on_bad_row)
+    found = Collected(dropped=check.dropped)
+    for passages in read_files(context.root / source.path, source, context.collect.max_passage_chars, check):
+        found.passages += passages
+    return found
+
+
+def read_files(folder: Path, source: FolderSource, max_chars: int, check: RowCheck) -> Iterator[list[Passage]]:
+    """Passages of one file after the other.
+
+    Raises:
+        DataError: there is no such folder, or no file with a wanted ending in it.
+    """
     if not folder.is_dir():
         raise DataError(f"{folder} is not a folder. Paths in a recipe are relative to the recipe file.")
     wanted = {suffix.lower() for suffix in source.suffixes}
     files = sorted(path for path in folder.rglob("*") if path.is_file() and path.suffix.lower() in wanted)
     if not files:
         raise DataError(f"{folder} holds no file ending in {', '.join(source.suffixes)}. Add documents, or set the source's suffixes.")
-    check = RowCheck(context.collect.on_bad_row)
-    found = Collected(dropped=check.dropped)
     for path in files:
         name = path.relative_to(folder.parent).as_posix()
         try:
@@ -33,8 +43,7 @@ def read(source: FolderSource, context: Context) -> Collected:
         except RowError as problem:
             check.bad(str(path), *problem.args)
             continue
-        found.passages += _passages(name, sections, source, context.collect.max_passage_chars)
-    return found
+        yield list(_passages(name, sections, source, max_chars))
 
 
 def _passages(name: str, sections: list[tuple[str, str]], source: FolderSource, max_chars: int) -> Iterator[Passage]:

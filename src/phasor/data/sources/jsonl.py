@@ -25,7 +25,7 @@ def read_passages(path: Path, check: RowCheck, id_field: str) -> list[Passage]:
     passages: dict[str, Passage] = {}
     for line, row in json_rows(path, check):
         try:
-            passage = _passage(row, path, id_field)
+            passage = passage_of(row, path, id_field)
             if passage.id in passages:
                 raise RowError(f"id {passage.id!r} occurs more than once", "repeated id")
         except RowError as problem:
@@ -35,7 +35,8 @@ def read_passages(path: Path, check: RowCheck, id_field: str) -> list[Passage]:
     return list(passages.values())
 
 
-def _passage(row: Mapping[str, Any], path: Path, id_field: str) -> Passage:
+def passage_of(row: Mapping[str, Any], path: Path, id_field: str) -> Passage:
+    """A passage from one object of `path`. Raises RowError if it cannot be one."""
     fields = dict(row)
     title = string_field(fields, "title")
     # BEIR sets hold passages that are nothing but a title.

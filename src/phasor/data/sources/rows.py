@@ -21,16 +21,18 @@ class RowCheck:
 
     Attributes:
         on_bad_row: `error` or `skip`.
+        setting: the setting that decides it, for the message.
         dropped: bad rows by reason, if they are skipped.
     """
 
     on_bad_row: Literal["error", "skip"]
+    setting: str = "collect.on_bad_row"
     dropped: Counter[str] = field(default_factory=Counter)
 
     def bad(self, where: str, reason: str, kind: str) -> None:
         """Report one bad row: `where` and `reason` for the reader of the error, `kind` for the count."""
         if self.on_bad_row == "error":
-            raise DataError(f"{where}: {reason}. Mend it, or set collect.on_bad_row to skip.")
+            raise DataError(f"{where}: {reason}. Mend it, or set {self.setting} to skip.")
         self.dropped[f"bad row: {kind}"] += 1
 
 

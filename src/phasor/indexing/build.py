@@ -1,0 +1,196 @@
+"""`phasor index build` and `phasor index update`: a new version of an index, complete or absent.
+
+Shapes: N passages, D vector size.
+"""
+
+import logging
+import shutil
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from phasor.artifacts import sha256_file
+from phasor.config.indexing import FaissConfig, IndexConfig, QdrantConfig
+from phasor.errors import ArtifactError, DataError
+from phasor.indexing.backend import VectorBackend
+from phasor.indexing.documents import Documents, DocumentWriter
+from phasor.indexing.embedding import PassageEmbedder, Shards, embed_all, open_shards
+from phasor.indexing.faiss_backend import FaissBackend, build_faiss, choose_type
+from phasor.indexing.layout import (
+    DOCUMENTS,
+    FAISS,
+    INFO,
+    POINTER,
+    VECTORS,
+    IndexInfo,
+    SelfQuery,
+    Stored,
+    check_files,
+    publish_version,
+    read_info,
+    read_pointer,
+    version_folder,
+)
+from phasor.indexing.qdrant_backend import QdrantBackend, connect, fill_collection
+from phasor.indexing.reading import count_documents, read_documents
+from phasor.indexing.recall import recall_at_10
+from phasor.packaging.golden import decode_vector, encode_vector, read_golden
+from phasor.serving.bundle import Bundle
+from phasor.serving.vectors import truncate
+from phasor.settings import settings
+
+log = logging.getLogger(__name__)
+
+_SEED = 7
+
+
+def build_index(bundle: Bundle, source: Path, root: Path, config: IndexConfig) -> IndexInfo:
+    """Embed every document of a source into a new version of an index.
+
+    Args:
+        bundle: whose embedder reads them.
+        source: a .parquet or .jsonl file, or a folder of documents.
+        root: the index folder.
+        config: how.
+
+    Raises:
+        PhasorError: the source or a setting cannot be used; nothing that is served has changed then.
+    """
+    dims = config.dims or bundle.dims[0]
+    if dims not in bundle.dims:
+        raise DataError(f"dims {dims} is not a size of this bundle. Choose one of {', '.join(map(str, bundle.dims))}.")
+    shards = open_shards(root, "build", bundle.model, dims, config.shard_passages)
+    documents = read_documents(source, config)
+    embed_all(documents, count_documents(source), PassageEmbedder(bundle, dims, config.batch_size), shards, config.shard_passages)
+    if not shards.count:
+        raise DataError(f"{source} holds no documents. Name another source.")
+    return _finish(bundle, root, shards, dims, config)
+
+
+def update_index(bundle: Bundle, root: Path, add: Path | None, delete: Sequence[str], config: IndexConfig) -> IndexInfo:
+    """A new version with documents added, replaced (same id) or deleted; only new texts are embedded.
+
+    Args:
+        bundle: the one that the index was made with.
+        root: the index folder.
+        add: as `source` of `build_index`.
+        delete: ids; each must be in the index.
+        config: how to read and embed; where the vectors are stays as it is.
+
+    Raises:
+        PhasorError: another bundle, an unknown id, or a source that cannot be used.
+    """
+    pointer = read_pointer(root)
+    folder = version_folder(root, pointer)
+    info = read_info(folder, pointer.sha256)
+    check_model(info, bundle)
+    check_files(folder, info, (DOCUMENTS, VECTORS))
+    old, vectors = Documents(folder / DOCUMENTS), np.load(folder / VECTORS, mmap_mode="r", allow_pickle=False)
+    ids = old.table.column("id").to_pylist()
+    if unknown := sorted(set(delete) - set(ids)):
+        raise DataError(f"{len(unknown)} of the ids to delete are not in the index, first {unknown[0]!r}. Leave them out.")
+    added = {document.passage.id for document in read_documents(add, config)} if add else set()
+    gone = added.union(delete)
+    kept = [row for row, name in enumerate(ids) if name not in gone]
+    shards = open_shards(root, "update", bundle.model, info.dims, config.shard_passages, pointer.sha256)
+    embedder = PassageEmbedder(bundle, info.dims, config.batch_size)
+    for start in range(0, len(kept), config.shard_passages):
+        rows = kept[start : start + config.shard_passages]
+        shards.add([old[row] for row in rows], np.asarray(vectors[rows]), embedder)
+    if add:
+        embed_all(read_documents(add, config), count_documents(add), embedder, shards, config.shard_passages)
+    if not shards.count:
+        raise DataError("the index would be empty. Delete fewer documents.")
+    return _finish(bundle, root, shards, info.dims, config.model_copy(update={"store": _same_store(info)}))
+
+
+def check_model(info: IndexInfo, bundle: Bundle) -> None:
+    """Refuse an index of another embedder: its vectors mean something else, and no error would ever show it."""
+    if info.model != bundle.model or info.template != bundle.embed.template:
+        raise ArtifactError(
+            f"the index was made with another embedder ({info.model[:12]}, this bundle's is {bundle.model[:12]}). "
+            "Build it again with `phasor index build` and this bundle, or serve the bundle that it was made with."
+        )
+
+
+def _finish(bundle: Bundle, root: Path, shards: Shards, dims: int, config: IndexConfig) -> IndexInfo:
+    """Put shards together, make them searchable, measure, and publish."""
+    aside = root / ".aside"
+    shutil.rmtree(aside, ignore_errors=True)
+    aside.mkdir(parents=True)
+    vectors = _join(shards, dims, aside)
+    documents = Documents(aside / DOCUMENTS)
+    stored, backend = _store(config, vectors, documents, bundle, aside)
+    golden = np.stack([decode_vector(query.vector) for query in read_golden(bundle.folder).queries])
+    own = np.random.default_rng(_SEED).permutation(len(documents))[: config.recall_queries].astype(np.int64)
+    queries = np.concatenate([np.asarray(vectors[own]), truncate(golden, dims)])
+    recall = recall_at_10(backend, vectors, queries, np.concatenate([own, np.full(len(golden), -1)]))
+    backend.close()
+    files = {path.name: sha256_file(path) for path in sorted(aside.iterdir())}
+    probes = sorted({0, len(documents) // 2, len(documents) - 1})
+    info = IndexInfo(
+        model=bundle.model, bundle=bundle.digest, template=bundle.embed.template, dims=dims, count=len(documents), fields=documents.fields,
+        store=stored, recall_at_10=recall, files=files,
+        self_queries=[SelfQuery(row=row, vector=encode_vector(vectors[row])) for row in probes],
+    )
+    before = _versions(root)
+    pointer = publish_version(root, aside, info)
+    shards.remove()
+    _drop_collections(before, _versions(root))
+    log.info("index.done version=%s passages=%d recall=%.4f", pointer.version, info.count, recall)
+    return info
+
+
+def _join(shards: Shards, dims: int, aside: Path) -> NDArray[np.float32]:
+    vectors = np.lib.format.open_memmap(aside / VECTORS, mode="w+", dtype=np.float32, shape=(shards.count, dims))
+    writer, start = DocumentWriter(aside / DOCUMENTS, shards.metadata), 0
+    for table, part in shards.parts():
+        writer.write(table)
+        vectors[start : start + len(part)] = part
+        start += len(part)
+    writer.close()
+    vectors.flush()
+    return vectors
+
+
+def _store(
+    config: IndexConfig, vectors: NDArray[np.float32], documents: Documents, bundle: Bundle, aside: Path
+) -> tuple[Stored, VectorBackend]:
+    if isinstance(config.store, QdrantConfig):
+        client = connect(config.store.url, settings().qdrant_api_key)
+        name = f"phasor-{bundle.model[:12]}-{sha256_file(aside / DOCUMENTS)[:16]}"
+        return fill_collection(client, config.store.url, name, vectors, documents), QdrantBackend(client, name, documents)
+    kind = choose_type(len(documents)) if config.store.type == "auto" else config.store.type
+    stored = build_faiss(vectors, kind, aside / FAISS)
+    return stored, FaissBackend(aside / FAISS, stored, documents, vectors.shape[1])
+
+
+def _same_store(info: IndexInfo) -> FaissConfig | QdrantConfig:
+    if info.store.kind == "qdrant":
+        return QdrantConfig(url=info.store.url)
+    chosen = info.store.type == choose_type(info.count)
+    return FaissConfig.model_validate({"type": "auto" if chosen else info.store.type})
+
+
+def _versions(root: Path) -> list[IndexInfo]:
+    infos: Iterable[Path] = version_folder(root, read_pointer(root)).parent.glob(f"*/{INFO}") if (root / POINTER).is_file() else ()
+    return list(_readable(infos))
+
+
+def _readable(paths: Iterable[Path]) -> Iterator[IndexInfo]:
+    for path in paths:
+        try:
+            yield read_info(path.parent, sha256_file(path))
+        except ArtifactError:
+            continue
+
+
+def _drop_collections(before: Sequence[IndexInfo], after: Sequence[IndexInfo]) -> None:
+    """Delete the collections of versions that are gone."""
+    for store in {info.store.collection: info.store for info in before if info.store.kind == "qdrant"}.values():
+        if store.collection not in {info.store.collection for info in after}:
+            client = connect(store.url, settings().qdrant_api_key)
+            client.delete_collection(store.collection)
+            client.close()

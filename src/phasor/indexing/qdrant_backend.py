@@ -1,0 +1,87 @@
+"""Qdrant: the vectors of an index version as one collection; passages stay in documents.arrow.
+
+Shapes: N passages, D vector size.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import httpx
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+from qdrant_client import QdrantClient, models
+from qdrant_client.http.exceptions import ApiException
+
+from phasor.errors import StorageError, first_line
+from phasor.indexing.backend import Filters, Found, Vector
+from phasor.indexing.documents import COLUMNS, META, Documents
+from phasor.indexing.layout import Stored
+
+_CHUNK = 512
+_FAULTS = (ApiException, httpx.HTTPError, OSError, ValueError)
+
+
+def connect(url: str, api_key: str) -> QdrantClient:
+    """A client of a server, or Qdrant inside this process for a folder or `:memory:`."""
+    if url.startswith(("http://", "https://")):
+        return QdrantClient(url=url, api_key=api_key or None, check_compatibility=False)
+    return QdrantClient(location=url) if url == ":memory:" else QdrantClient(path=url)
+
+
+def fill_collection(client: QdrantClient, url: str, name: str, vectors_ND: NDArray[np.float32], documents: Documents) -> Stored:
+    """Make a collection anew and put every vector into it, with what searches can be filtered by.
+
+    Raises:
+        StorageError: the server refuses.
+    """
+    try:
+        if client.collection_exists(name):
+            client.delete_collection(name)
+        client.create_collection(name, vectors_config=models.VectorParams(size=vectors_ND.shape[1], distance=models.Distance.DOT))
+        for field in documents.fields if url.startswith("http") else []:  # in-process Qdrant has no such indexes, and warns
+            client.create_payload_index(name, field, models.PayloadSchemaType.KEYWORD)
+        for start in range(0, len(documents), _CHUNK):
+            client.upsert(name, _points(vectors_ND[start : start + _CHUNK], documents, start), wait=True)
+    except _FAULTS as error:
+        raise StorageError(f"Qdrant at {url} refuses the collection {name}: {first_line(error)}. Check store.url and its key.") from None
+    return Stored(kind="qdrant", url=url, collection=name)
+
+
+class QdrantBackend:
+    """A collection."""
+
+    def __init__(self, client: QdrantClient, collection: str, documents: Documents) -> None:
+        self._client, self._collection, self._documents = client, collection, documents
+
+    def search(self, vector_D: Vector, k: int, filters: Filters) -> Found:
+        """As the protocol says. Raises KeyError for an unknown field."""
+        if unknown := [name for name in filters if name not in self._documents.fields]:
+            raise KeyError(unknown[0])
+        must: list[Any] = [models.FieldCondition(key=name, match=models.MatchAny(any=list(values))) for name, values in filters.items()]
+        try:
+            answer = self._client.query_points(
+                self._collection, query=vector_D.tolist(), limit=k, query_filter=models.Filter(must=must) if must else None,
+                with_payload=False,
+            )
+        except _FAULTS as error:
+            raise StorageError(f"Qdrant does not search {self._collection}: {first_line(error)}. Check that it runs.") from None
+        rows = np.array([int(point.id) for point in answer.points], np.int64)
+        return Found(rows, np.array([point.score for point in answer.points], np.float32))
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._client.close()
+
+
+def _points(vectors: NDArray[np.float32], documents: Documents, start: int) -> list[models.PointStruct]:
+    part: pa.Table = documents.table.slice(start, len(vectors))
+    columns: dict[str, Sequence[str | None]] = {
+        name: part.column(name if name in COLUMNS else META + name).to_pylist() for name in documents.fields
+    }
+    return [
+        models.PointStruct(
+            id=start + i, vector=vector.tolist(), payload={name: column[i] for name, column in columns.items() if column[i] is not None}
+        )
+        for i, vector in enumerate(vectors)
+    ]

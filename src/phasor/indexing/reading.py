@@ -1,0 +1,79 @@
+"""Documents of a Parquet file, a JSON lines file or a folder, one after the other, in bounded memory."""
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from phasor.config.indexing import IndexConfig
+from phasor.config.tasks import FolderSource
+from phasor.data.records import Passage
+from phasor.data.sources.folder import read_files
+from phasor.data.sources.jsonl import passage_of
+from phasor.data.sources.rows import RowCheck, RowError, json_rows
+from phasor.errors import DataError
+from phasor.indexing.documents import COLUMNS, Document
+
+_ROWS = 4096
+
+
+def read_documents(source: Path, config: IndexConfig) -> Iterator[Document]:
+    """Every usable document of a source. Columns beyond id, text, title, source and language become metadata.
+
+    Raises:
+        DataError: the source cannot be read, an id occurs twice, or a row is bad and bad rows are errors.
+    """
+    check = RowCheck(config.on_bad_row, setting="on_bad_row")
+    seen: set[str] = set()
+    for where, document in _documents(source, config, check):
+        if document.passage.id in seen:
+            check.bad(where, f"id {document.passage.id!r} occurs more than once", "repeated id")
+            continue
+        seen.add(document.passage.id)
+        yield document
+
+
+def count_documents(source: Path) -> int | None:
+    """How many documents there will be, as far as that is known without reading them."""
+    if source.suffix == ".parquet" and source.is_file():
+        return int(pq.read_metadata(source).num_rows)
+    if source.suffix == ".jsonl" and source.is_file():
+        with source.open("rb") as stream:
+            return sum(1 for line in stream if line.strip())
+    return None
+
+
+def _documents(source: Path, config: IndexConfig, check: RowCheck) -> Iterator[tuple[str, Document]]:
+    if source.is_dir():
+        wanted = FolderSource(path=str(source), suffixes=config.suffixes)
+        for passages in read_files(source, wanted, config.max_passage_chars, check):
+            yield from ((str(source), Document(passage, {})) for passage in passages)
+        return
+    if source.suffix not in (".parquet", ".jsonl"):
+        raise DataError(f"{source} is neither a folder nor a .parquet or .jsonl file. Name one of these.")
+    for number, row in _parquet_rows(source) if source.suffix == ".parquet" else json_rows(source, check):
+        where = f"{source}, {'row' if source.suffix == '.parquet' else 'line'} {number}"
+        try:
+            yield where, _document(row, source)
+        except RowError as problem:
+            check.bad(where, *problem.args)
+
+
+def _document(row: Mapping[str, Any], path: Path) -> Document:
+    passage: Passage = passage_of(row, path, id_field="id")
+    # Lists and objects are no values to filter by.
+    scalars = {name: value for name, value in row.items() if name not in COLUMNS and isinstance(value, str | int | float)}
+    return Document(passage, {name: str(value) for name, value in scalars.items()})
+
+
+def _parquet_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    try:
+        number = 0
+        for batch in pq.ParquetFile(path).iter_batches(_ROWS):
+            for row in batch.to_pylist():
+                number += 1
+                yield number, row
+    except (pa.ArrowException, OSError) as error:
+        raise DataError(f"{path} is not a readable Parquet file ({error}). Name another file.") from None

@@ -1,0 +1,82 @@
+"""The web application: routes behind the guard, and one shape for every error."""
+
+from collections.abc import Awaitable, Callable
+from importlib import resources
+
+from fastapi import APIRouter, FastAPI
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.types import ASGIApp
+
+from phasor import __version__
+from phasor.serving.failures import ApiError
+from phasor.serving.gateway import Gateway
+from phasor.serving.guard import Guard
+from phasor.serving.keys import KeyRing
+from phasor.serving.routes import api_routes, operation_routes
+from phasor.serving.search import search_routes
+
+# No script, style or picture of anybody else, no frame around the page, nothing sent elsewhere.
+_PAGE_HEADERS = {
+    "content-security-policy": "default-src 'self'; frame-ancestors 'none'; base-uri 'none'; form-action 'self'",
+    "x-content-type-options": "nosniff",
+    "referrer-policy": "no-referrer",
+    "cache-control": "no-cache",
+}
+_PAGE = {"/": ("index.html", "text/html"), "/search.css": ("search.css", "text/css"), "/search.js": ("search.js", "text/javascript")}
+
+
+def make_app(gateway: Gateway, keys: KeyRing | None) -> ASGIApp:
+    """Everything that is served, guarded."""
+    app = FastAPI(title="Phasor", version=__version__, docs_url=None, redoc_url=None, openapi_url="/openapi.json")
+    app.include_router(operation_routes(gateway))
+    app.include_router(api_routes(gateway))
+    app.include_router(search_routes(gateway))
+    app.include_router(_page_routes())
+    app.add_exception_handler(ApiError, _api_error)
+    app.add_exception_handler(RequestValidationError, _invalid)
+    app.add_exception_handler(HTTPException, _http_error)
+    app.add_exception_handler(Exception, _defect)
+    return Guard(app, gateway.config.limits, keys, gateway.metrics)
+
+
+def _page_routes() -> APIRouter:
+    router = APIRouter(include_in_schema=False)
+    folder = resources.files("phasor.serving") / "page"
+    for path, (name, kind) in _PAGE.items():
+        content = (folder / name).read_bytes()
+        response = Response(content, media_type=f"{kind}; charset=utf-8", headers=_PAGE_HEADERS)
+        router.add_api_route(path, _constant(response), methods=["GET"], response_model=None)
+    return router
+
+
+def _constant(response: Response) -> Callable[[], Awaitable[Response]]:
+    async def answer() -> Response:
+        return response
+
+    return answer
+
+
+async def _api_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, ApiError)
+    return error.response()
+
+
+async def _invalid(request: Request, error: Exception) -> Response:
+    """The first problem of a body; its value is not repeated, because it is the caller's text."""
+    assert isinstance(error, RequestValidationError)
+    first = error.errors()[0]
+    place = ".".join(str(part) for part in first["loc"] if part != "body")
+    message = "The body is not valid JSON." if first["type"] == "json_invalid" else f"{place or 'body'}: {first['msg']}."
+    return ApiError(422, "invalid", message, place or None).response()
+
+
+async def _http_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    return ApiError(error.status_code, "not_found" if error.status_code == 404 else "http_error", str(error.detail)).response(error.headers)
+
+
+async def _defect(request: Request, error: Exception) -> Response:
+    return ApiError(500, "defect", "This is a defect of the server; its log says more.").response()

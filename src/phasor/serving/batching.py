@@ -1,0 +1,234 @@
+"""Token sequences of many requests, computed together: one thread, two lanes, bounded memory.
+
+A forward pass takes sequences of similar length, from as many requests as fit its token budget. Sequences of the
+query lane go first. Within a lane a request's turn comes in proportion to its size, so that a short one need not wait
+for a long one that came a moment earlier, and no request waits for ever.
+
+Shapes: N sequences.
+"""
+
+import asyncio
+import bisect
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from phasor.config.base import Role
+from phasor.models.network import Vectors
+from phasor.models.tokens import Ids, Ragged
+from phasor.serving.engine import EngineError, Lane, OverloadedError
+
+LANES: tuple[Lane, ...] = ("query", "bulk")
+_WINDOW = 2  # batches' worth of tokens among which sequences of similar length are sought
+_QUERY_TURNS = 8  # batches of queries in a row, after which one of the bulk lane gets its turn
+_SECONDS_PER_TOKEN = 1e-4  # of a slow machine; a request's due time grows with its size by this
+
+Apply = Callable[[Sequence[Ids]], Vectors]
+
+
+@dataclass
+class Ran:
+    """One forward pass, for the metrics.
+
+    Attributes:
+        waited_s: of the sequence that waited longest.
+        tokens: without padding.
+        padded: tokens with padding.
+    """
+
+    role: Role
+    lane: Lane
+    sequences: int
+    tokens: int
+    padded: int
+    waited_s: float
+    seconds: float
+
+
+@dataclass(eq=False)
+class _Job:
+    role: Role
+    sequences: Ragged
+    arrived: float
+    loop: asyncio.AbstractEventLoop
+    done: "asyncio.Future[Vectors]"
+    pending: list[int]
+    """Sequences that are not under way yet, the longest first."""
+    unfinished: int
+    rows: Vectors | None = None
+
+    @property
+    def due(self) -> float:
+        return self.arrived + len(self.sequences.values) * _SECONDS_PER_TOKEN
+
+    def keep(self, indices: Sequence[int], rows: Vectors) -> None:
+        if self.rows is None:
+            self.rows = np.empty((len(self.sequences), *rows.shape[1:]), np.float32)
+        self.rows[list(indices)] = rows
+        self.unfinished -= len(indices)
+        if not self.unfinished:
+            self.settle(self.rows)
+
+    def settle(self, outcome: Vectors | EngineError) -> None:
+        self.loop.call_soon_threadsafe(self._settle, outcome)
+
+    def _settle(self, outcome: Vectors | EngineError) -> None:
+        if self.done.done():
+            return
+        if isinstance(outcome, EngineError):
+            self.done.set_exception(outcome)
+        else:
+            self.done.set_result(outcome)
+
+
+@dataclass
+class _Batch:
+    role: Role
+    lane: Lane
+    parts: list[tuple[_Job, list[int]]] = field(default_factory=list)
+
+
+class Scheduler:
+    """Runs what requests submit.
+
+    Args:
+        networks: role to what computes a batch; called from the scheduler's own thread only.
+        batch_tokens: tokens, padding included, of one batch; a longer sequence runs alone.
+        max_queue_tokens: tokens that may wait in both lanes together.
+        observe: told about every batch.
+    """
+
+    def __init__(
+        self, networks: Mapping[Role, Apply], batch_tokens: int, max_queue_tokens: int, observe: Callable[[Ran], None] = lambda ran: None
+    ) -> None:
+        self._networks = networks
+        self._batch_tokens = batch_tokens
+        self._max_queue_tokens = max_queue_tokens
+        self._observe = observe
+        self._lanes: dict[Lane, list[_Job]] = {lane: [] for lane in LANES}
+        self._waiting: dict[Lane, int] = dict.fromkeys(LANES, 0)
+        self._turns = 0
+        self._closed = False
+        self._changed = threading.Condition()
+        self._thread = threading.Thread(target=self._work, name="phasor-engine", daemon=True)
+        self._thread.start()
+
+    def waiting_tokens(self, lane: Lane) -> int:
+        """Tokens that wait in a lane."""
+        return self._waiting[lane]
+
+    def alive(self) -> bool:
+        """Whether the thread still runs."""
+        return self._thread.is_alive()
+
+    async def submit(self, role: Role, sequences: Ragged, lane: Lane) -> Vectors:
+        """[N, ...] rows of sequences. A caller that stops waiting takes back what is not under way.
+
+        Raises:
+            OverloadedError: the lanes are full.
+            EngineError: the model failed, or gave something that is no number.
+        """
+        loop = asyncio.get_running_loop()
+        order = np.argsort(-sequences.lengths, kind="stable").tolist()
+        job = _Job(role, sequences, time.monotonic(), loop, loop.create_future(), order, len(order))
+        with self._changed:
+            if self._closed:
+                raise EngineError("the engine was closed")
+            if sum(self._waiting.values()) + len(sequences.values) > self._max_queue_tokens:
+                raise OverloadedError(max(1.0, sum(self._waiting.values()) * _SECONDS_PER_TOKEN))
+            bisect.insort(self._lanes[lane], job, key=lambda other: other.due)
+            self._waiting[lane] += len(sequences.values)
+            self._changed.notify()
+        try:
+            return await job.done
+        finally:
+            self._withdraw(job, lane)
+
+    def close(self) -> None:
+        """Stop after the batch under way; what waits fails."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify()
+        self._thread.join()
+        for lane in LANES:
+            for job in self._lanes[lane]:
+                job.settle(EngineError("the engine was closed"))
+
+    def _withdraw(self, job: _Job, lane: Lane) -> None:
+        with self._changed:
+            if job in self._lanes[lane]:
+                self._lanes[lane].remove(job)
+                self._waiting[lane] -= int(job.sequences.lengths[job.pending].sum())
+
+    def _work(self) -> None:
+        while True:
+            with self._changed:
+                while not self._closed and not any(self._lanes.values()):
+                    self._changed.wait()
+                if self._closed:
+                    return
+                batch = self._take(self._next_lane())
+            self._run(batch)
+
+    def _next_lane(self) -> Lane:
+        both = all(self._lanes.values())
+        self._turns = self._turns + 1 if both else 0
+        if self._lanes["query"] and self._turns <= _QUERY_TURNS:
+            return "query"
+        self._turns = 0
+        return "bulk"
+
+    def _take(self, lane: Lane) -> _Batch:
+        """Move the next batch out of a lane: the first job's longest sequence and those nearest to it in length."""
+        jobs = self._lanes[lane]
+        role = jobs[0].role
+        window: list[tuple[int, _Job, int]] = []
+        tokens, target = 0, len(jobs[0].sequences[jobs[0].pending[0]])
+        for job, index in ((other, index) for other in jobs if other.role == role for index in other.pending):
+            length = len(job.sequences[index])
+            window.append((length, job, index))
+            tokens += length
+            if tokens > _WINDOW * self._batch_tokens:
+                break
+        window.sort(key=lambda item: abs(item[0] - target))
+        chosen: dict[int, tuple[_Job, list[int]]] = {}
+        longest, count = 0, 0
+        for length, job, index in window:
+            if count and (count + 1) * max(longest, length) > self._batch_tokens:
+                break
+            longest, count = max(longest, length), count + 1
+            chosen.setdefault(id(job), (job, []))[1].append(index)
+        for job, indices in chosen.values():
+            taken = set(indices)
+            job.pending = [index for index in job.pending if index not in taken]
+            self._waiting[lane] -= int(job.sequences.lengths[indices].sum())
+        self._lanes[lane] = [job for job in jobs if job.pending]
+        return _Batch(role, lane, list(chosen.values()))
+
+    def _run(self, batch: _Batch) -> None:
+        started = time.monotonic()
+        sequences = [job.sequences[index] for job, indices in batch.parts for index in indices]
+        try:
+            rows = self._networks[batch.role](sequences)
+        except RuntimeError as error:  # torch tells everything this way, lack of memory included
+            self._fail(batch, f"the {batch.role} model failed on {len(sequences)} sequences: {error}")
+            return
+        if not np.isfinite(rows).all():
+            self._fail(batch, f"the {batch.role} model gave something that is no number")
+            return
+        longest, tokens = max(map(len, sequences)), sum(map(len, sequences))
+        waited = started - min(job.arrived for job, _ in batch.parts)
+        self._observe(
+            Ran(batch.role, batch.lane, len(sequences), tokens, longest * len(sequences), waited, time.monotonic() - started)
+        )
+        start = 0
+        for job, indices in batch.parts:
+            job.keep(indices, rows[start : start + len(indices)])
+            start += len(indices)
+
+    def _fail(self, batch: _Batch, message: str) -> None:
+        for job, _ in batch.parts:
+            job.settle(EngineError(message))

@@ -1,0 +1,170 @@
+"""The engine `builtin`: a bundle's models in this process, in the fastest precision that reproduces the golden answers."""
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from transformers import AutoModelForSequenceClassification, PreTrainedModel, PreTrainedTokenizerFast
+
+from phasor.config.base import Role
+from phasor.config.model import ModelConfig
+from phasor.config.serving import BuiltinEngineConfig, LimitsConfig, Precision
+from phasor.data.templates import render_pair
+from phasor.errors import ModelError
+from phasor.models.embedder import Embedder
+from phasor.models.loading import load_model
+from phasor.models.network import Network, Vectors
+from phasor.models.reranker import Reranker
+from phasor.models.tokens import TokenBatch, tokenize
+from phasor.packaging.export import cast_weights
+from phasor.packaging.golden import Golden
+from phasor.serving.batching import Apply, Ran, Scheduler
+from phasor.serving.bundle import Bundle
+from phasor.serving.engine import EngineError, Lane, Pairs, Texts
+from phasor.serving.golden import Proof, prove
+from phasor.serving.rendering import Renderer
+
+log = logging.getLogger(__name__)
+
+_GPU_BATCH, _CPU_BATCH = 16_384, 4096
+
+
+class ServedReranker(Reranker):
+    """The exported reranker: its one head row is the difference of the rows of yes and no."""
+
+    def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, config: ModelConfig) -> None:
+        Network.__init__(self, model, tokenizer, config)
+        self.tail = tokenize(tokenizer, [render_pair(config.template, "", "", "")[2]])[0]
+
+    def forward(self, batch: TokenBatch) -> torch.Tensor:
+        """[N] probability of yes."""
+        model: Any = self.model
+        logits: torch.Tensor = self.final_states(batch).float() @ model.score.weight[0].float()
+        return torch.sigmoid(logits)
+
+
+class BuiltinEngine:
+    """Models and the scheduler in front of them.
+
+    Args:
+        bundle: verified.
+        precision: of weights and computation.
+        config: size of a batch.
+        limits: tokens that may wait.
+        observe: told about every batch.
+
+    Raises:
+        ModelError: the files are no models.
+    """
+
+    def __init__(
+        self, bundle: Bundle, precision: Precision, config: BuiltinEngineConfig, limits: LimitsConfig, observe: Callable[[Ran], None]
+    ) -> None:
+        self.name = f"builtin-{precision}"
+        roles: tuple[Role, ...] = ("embed", "rerank") if bundle.rerank else ("embed",)
+        on_gpu = torch.cuda.is_available()
+        tokens = config.batch_tokens or (_GPU_BATCH if on_gpu else _CPU_BATCH)
+        self.scheduler = Scheduler(
+            {role: _apply(load_network(bundle, role, precision), tokens) for role in roles}, tokens, limits.max_queue_tokens, observe
+        )
+
+    async def embed(self, texts: Texts, lane: Lane) -> Vectors:
+        """As the protocol says."""
+        return await self.scheduler.submit("embed", texts.tokens, lane)
+
+    async def score(self, pairs: Pairs, lane: Lane) -> Vectors:
+        """As the protocol says."""
+        return await self.scheduler.submit("rerank", pairs.tokens, lane)
+
+    def waiting_tokens(self, lane: Lane) -> int:
+        """As the protocol says."""
+        return self.scheduler.waiting_tokens(lane)
+
+    def alive(self) -> bool:
+        """Whether the computing thread runs."""
+        return self.scheduler.alive()
+
+    async def close(self) -> None:
+        """Stop after the batch under way."""
+        await asyncio.to_thread(self.scheduler.close)
+
+
+async def open_builtin(
+    bundle: Bundle, renderer: Renderer, golden: Golden, config: BuiltinEngineConfig, limits: LimitsConfig, observe: Callable[[Ran], None]
+) -> tuple[BuiltinEngine, Proof]:
+    """Load the models; under `auto` in every precision that makes sense here, of which the fastest faithful one stays.
+
+    Raises:
+        ModelError: in no precision are the golden answers reproduced.
+    """
+    best: tuple[BuiltinEngine, Proof, float] | None = None
+    seen = []
+    for precision in _candidates(config):
+        engine = await asyncio.to_thread(BuiltinEngine, bundle, precision, config, limits, observe)
+        try:
+            proof = await prove(engine, renderer, golden)
+            started = time.monotonic()
+            await prove(engine, renderer, golden)
+            seconds = time.monotonic() - started
+        except EngineError as fault:
+            seen.append(f"{precision}: {fault}")
+            await engine.close()
+            continue
+        seen.append(f"{precision}: {proof}")
+        log.info("serve.precision name=%s faithful=%s seconds=%.4f", precision, proof.holds, seconds)
+        if proof.holds and (best is None or seconds < best[2]):
+            if best is not None:
+                await best[0].close()
+            best = engine, proof, seconds
+        else:
+            await engine.close()
+    if best is None:
+        raise ModelError(
+            f"{bundle.folder}: the models do not reproduce the bundle's golden answers ({'; '.join(seen)}). "
+            "Fetch the bundle again, set engine.precision to float32, or package the bundle anew."
+        )
+    return best[0], best[1]
+
+
+def load_network(bundle: Bundle, role: Role, precision: Precision) -> Network:
+    """One of a bundle's models, on the GPU if there is one.
+
+    Raises:
+        ModelError: the files are no model, or int8 was asked for on a GPU.
+    """
+    folder = bundle.folder / role
+    if role == "embed":
+        network: Network = Embedder(*load_model(folder, "embed"), bundle.embed)
+    else:
+        assert bundle.rerank is not None, "callers look whether there is a reranker"
+        model = AutoModelForSequenceClassification.from_pretrained(str(folder), dtype="auto")
+        network = ServedReranker(model, PreTrainedTokenizerFast.from_pretrained(str(folder)), bundle.rerank)
+    _set_precision(network, precision)
+    return network
+
+
+def _candidates(config: BuiltinEngineConfig) -> tuple[Precision, ...]:
+    if config.precision != "auto":
+        return (config.precision,)
+    return ("bfloat16", "float32") if torch.cuda.is_available() else ("float32", "bfloat16", "int8")
+
+
+def _set_precision(network: Network, precision: Precision) -> None:
+    network.eval().requires_grad_(requires_grad=False)
+    cast_weights(network.model, torch.bfloat16 if precision == "bfloat16" else torch.float32)
+    network.precision = "bfloat16" if precision == "bfloat16" else "float32"
+    if precision == "int8":
+        if torch.cuda.is_available():
+            raise ModelError("engine.precision int8 is for CPUs. Set it to auto.")
+        from torch.ao.quantization import quantize_dynamic
+
+        quantize_dynamic(network.base, {torch.nn.Linear}, dtype=torch.qint8, inplace=True)
+    elif torch.cuda.is_available():
+        network.to("cuda")
+
+
+def _apply(network: Network, batch_tokens: int) -> Apply:
+    return lambda sequences: network.infer(sequences, batch_tokens, network)

@@ -1,0 +1,124 @@
+"""What the routes share: the bundle, the engine, the index in use, and the limits of one request."""
+
+import asyncio
+import logging
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Literal
+
+from phasor.config.serving import ServeConfig
+from phasor.models.network import Vectors
+from phasor.serving.bundle import Bundle
+from phasor.serving.engine import Engine, EngineError, Lane, OverloadedError, Pairs, Texts
+from phasor.serving.failures import ApiError
+from phasor.serving.metrics import Metrics
+from phasor.serving.rendering import Renderer
+
+if TYPE_CHECKING:
+    from phasor.indexing.loaded import LoadedIndex
+
+log = logging.getLogger(__name__)
+
+State = Literal["loading", "ready", "draining"]
+
+
+class Gateway:
+    """One bundle being served.
+
+    Attributes:
+        engine: set when its golden answers were reproduced.
+        index: in use now; replaced as a whole.
+        index_problem: why there is none yet, or why the newest is not in use.
+    """
+
+    def __init__(self, bundle: Bundle, renderer: Renderer, config: ServeConfig, metrics: Metrics, wants_index: bool) -> None:
+        self.bundle, self.renderer, self.config, self.metrics = bundle, renderer, config, metrics
+        self.wants_index = wants_index
+        self.engine: Engine | None = None
+        self.index: LoadedIndex | None = None
+        self.index_problem = ""
+        self.draining = False
+
+    @property
+    def state(self) -> State:
+        """Whether requests are welcome."""
+        if self.draining:
+            return "draining"
+        return "ready" if self.engine and (self.index or not self.wants_index) else "loading"
+
+    @property
+    def models(self) -> list[str]:
+        """Names that callers may give: of the pair, or of one of the two."""
+        name = self.bundle.recipe.name
+        return [name, f"{name}-embed", *([f"{name}-rerank"] if self.bundle.rerank else [])]
+
+    def check_model(self, name: str, role: str) -> None:
+        """Refuse a model that is not served. Raises ApiError."""
+        if name not in (self.models[0], f"{self.models[0]}-{role}") or (role == "rerank" and self.bundle.rerank is None):
+            known = ", ".join(self.models)
+            raise ApiError(404, "model_not_found", f"This server has no {role} model of that name. It serves {known}.", "model")
+
+    def instruction(self, given: str | None) -> str:
+        """The instruction of a query: that of the first task if none is given."""
+        return given if given is not None else next(iter(self.bundle.instructions.values()))
+
+    async def embed_queries(self, queries: Sequence[str], instruction: str) -> tuple[Vectors, int]:
+        """[N, D] vectors of queries, and the tokens that were read. Raises ApiError."""
+        texts = await asyncio.to_thread(self.renderer.queries, queries, instruction)
+        return await self._embed(texts, "query")
+
+    async def embed_documents(self, documents: Sequence[str]) -> tuple[Vectors, int]:
+        """[N, D] vectors of passages, and the tokens that were read. Raises ApiError."""
+        texts = await asyncio.to_thread(self.renderer.documents, documents)
+        # A single text is somebody's question to a server without roles; many are somebody's corpus.
+        return await self._embed(texts, "query" if len(documents) == 1 else "bulk")
+
+    async def pairs(self, instruction: str, query: str, documents: Sequence[str], max_document_tokens: int | None = None) -> Pairs:
+        """A query with rendered documents, ready to be scored."""
+        return await asyncio.to_thread(self.renderer.pairs, instruction, query, documents, max_document_tokens)
+
+    async def score(self, pairs: Pairs) -> Vectors:
+        """[N] probability that each document answers the query. Raises ApiError."""
+        try:
+            return await self._ready().score(pairs, "query")
+        except (OverloadedError, EngineError) as problem:
+            raise _told(problem) from None
+
+    async def _embed(self, texts: Texts, lane: Lane) -> tuple[Vectors, int]:
+        tokens = self.check_tokens(texts, "input")
+        try:
+            return await self._ready().embed(texts, lane), tokens
+        except (OverloadedError, EngineError) as problem:
+            raise _told(problem) from None
+
+    def check_items(self, count: int, param: str) -> None:
+        """Refuse none or too many texts. Raises ApiError."""
+        most = self.config.limits.max_items
+        if not 1 <= count <= most:
+            raise ApiError(422, "items", f"{param} holds {count:,} texts; 1 to {most:,} are allowed.", param)
+
+    def check_k(self, wanted: int, param: str) -> int:
+        """Refuse too many results. Raises ApiError."""
+        most = self.config.limits.max_k
+        if wanted > most:
+            raise ApiError(422, "too_many_results", f"{param} is {wanted}; at most {most} is allowed.", param)
+        return wanted
+
+    def check_tokens(self, inputs: Texts | Pairs, param: str) -> int:
+        """Count tokens, and refuse too many. Raises ApiError."""
+        tokens, most = len(inputs.tokens.values), self.config.limits.max_tokens
+        if tokens > most:
+            raise ApiError(422, "too_many_tokens", f"{param} has {tokens:,} tokens; at most {most:,} are allowed. Split it.", param)
+        return tokens
+
+    def _ready(self) -> Engine:
+        if self.engine is None:
+            raise ApiError(503, "loading", "The models are being loaded. Try again.", retry_after_s=5.0)
+        return self.engine
+
+
+def _told(problem: OverloadedError | EngineError) -> ApiError:
+    """What a caller hears of an engine's trouble; the details are for the log."""
+    if isinstance(problem, OverloadedError):
+        return ApiError(429, "overloaded", "Too much is waiting already. Try again.", retry_after_s=problem.retry_after_s)
+    log.error("serve.engine: %s", problem)
+    return ApiError(502, "engine_failed", "The engine failed; the server's log says why.", retry_after_s=1.0)

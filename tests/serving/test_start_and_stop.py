@@ -1,0 +1,135 @@
+"""What is refused at the start, in one message, and how a server goes down."""
+
+import json
+import shutil
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import httpx
+import numpy as np
+import pytest
+
+from phasor.artifacts import write_json
+from phasor.cli import main
+from phasor.packaging.golden import decode_vector, encode_vector, read_golden
+from tests.packaging.conftest import seal
+from tests.serving import world
+
+
+def flip(bundle: Path) -> None:
+    path = bundle / "embed/model.safetensors"
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+
+
+def pickled(bundle: Path) -> None:
+    (bundle / "embed/pytorch_model.bin").write_bytes(b"\x80\x04.")
+    seal(bundle)
+
+
+def auto_map(bundle: Path) -> None:
+    path = bundle / "embed/config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"auto_map": {"AutoModel": "x.Y"}}))
+    seal(bundle)
+
+
+def other_golden(bundle: Path) -> None:
+    golden = read_golden(bundle)
+    golden.queries[0].vector = encode_vector(-decode_vector(golden.queries[0].vector))
+    write_json(golden, bundle / "golden.json")
+    seal(bundle)
+
+
+def other_scores(bundle: Path) -> None:
+    golden = read_golden(bundle)
+    golden.pairs[-1].score += 0.01
+    write_json(golden, bundle / "golden.json")
+    seal(bundle)
+
+
+def no_recipe(bundle: Path) -> None:
+    (bundle / "recipe.yaml").unlink()
+    seal(bundle)
+
+
+def refusal(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    """The one line with which the command ends; here in this process, which has loaded torch already."""
+    assert main(["serve", *arguments, "--set", "port=0"]) == 2
+    told = capsys.readouterr().err
+    assert "Traceback" not in told
+    [line] = [line for line in told.splitlines() if line.startswith("phasor serve: ")]
+    return line
+
+
+@pytest.mark.parametrize(("damage", "words"), [
+    (flip, "embed/model.safetensors does not match its manifest"),
+    (pickled, "embed/pytorch_model.bin has no place in a bundle"),
+    (auto_map, "embed/config.json asks for code of its own (auto_map)"),
+    (other_golden, "do not reproduce the bundle's golden answers"),
+    (other_scores, "do not reproduce the bundle's golden answers"),
+    (no_recipe, "holds no recipe.yaml"),
+    (shutil.rmtree, "is not a folder"),
+])
+def test_a_bad_bundle_is_refused_with_one_message(
+    bundle: Path, tmp_path: Path, damage: Callable[[Path], None], words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bad = world.copy(bundle, tmp_path / "bundle")
+    damage(bad)
+    assert words in refusal(capsys, str(bad), "--set", "engine.precision=float32")
+
+
+@pytest.mark.parametrize(("arguments", "words"), [
+    (["--set", "host=0.0.0.0"], "host 0.0.0.0 is reachable by others; give api_keys"),
+    (["--set", "limits.max_itms=3"], "did you mean 'max_items'"),
+    (["--set", "api_keys=nowhere"], "key file nowhere cannot be read"),
+    (["--set", "limits.max_tokens=2000000"], "must not exceed max_queue_tokens"),
+    (["--config", "nowhere.yaml"], "nowhere.yaml cannot be read"),
+    (["--set", "engine={kind: vllm, embed_url: 'http://127.0.0.1:1'}"], "engine.rerank_url is not set"),
+    (["--index", "nowhere"], "nowhere/current.json is missing"),
+])
+def test_a_wrong_setting_is_refused_with_one_message(
+    bundle: Path, arguments: list[str], words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert words in refusal(capsys, str(bundle), *arguments)
+
+
+def test_an_index_of_another_model_is_refused(index: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    other = world.make_bundle(tmp_path, scale=1.1)
+    told = refusal(capsys, str(other), "--index", str(index), "--set", "engine.precision=float32")
+    assert "the index was made with another embedder" in told
+
+
+def test_bfloat16_weights_are_served_as_faithfully_as_the_bundle_asks(tmp_path: Path) -> None:
+    stored = world.make_bundle(tmp_path, roles=("embed",), dtype="bfloat16")
+    with world.serving(tmp_path / "log", stored) as served:
+        golden = read_golden(stored)
+        body = {"model": "pico", "input": [document.text for document in golden.documents]}
+        found = np.array([row["embedding"] for row in served.post("/v1/embeddings", body).json()["data"]])
+        wanted = np.stack([decode_vector(document.vector) for document in golden.documents])
+        assert (found * wanted).sum(1).min() >= golden.min_cosine == 0.999
+        assert served.post("/v1/rerank", {"model": "pico", "query": "x", "documents": ["y"]}).status_code == 404
+
+
+def test_sigterm_drains(bundle: Path, tmp_path: Path) -> None:
+    """Not ready at once, answering meanwhile, the request under way answered, and the process gone with 0."""
+    settings = ["--set", "drain_s=1.5", "--set", "engine.precision=float32"]
+    with world.serving(tmp_path / "log", bundle, *settings) as served:
+        answers: list[int] = []
+        body = {"model": "pico", "input": ["word " * 110] * 2000}
+        long = threading.Thread(target=lambda: answers.append(served.post("/v1/embeddings", body).status_code))
+        long.start()
+        time.sleep(0.2)
+        served.terminate()
+        deadline = time.monotonic() + 1
+        while served.get("/readyz").status_code == 200:
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        assert served.get("/livez").status_code == 200
+        assert served.post("/v1/embeddings", {"model": "pico", "input": "late", "input_type": "query"}).status_code == 200
+        long.join()
+        assert answers == [200] and served.process.wait(timeout=30) == 0
+        with pytest.raises(httpx.ConnectError):
+            served.get("/livez")
