@@ -5,7 +5,7 @@ WORKERS ?= 2
 BIN := .venv/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: demo test check lock clean help
+.PHONY: demo test check lock clean help pipelines
 
 help:  ## show the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
@@ -29,7 +29,7 @@ test: .venv/.installed .legacy/.installed  ## every test that this machine can r
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 
 check: .venv/.installed  ## style and types
-	$(BIN)/ruff check src tests benchmarks
+	$(BIN)/ruff check src tests benchmarks components pipelines
 	$(BIN)/mypy
 
 lock: .venv/.installed  ## resolve the dependencies anew
@@ -38,3 +38,7 @@ lock: .venv/.installed  ## resolve the dependencies anew
 
 clean:  ## remove everything that a run made
 	rm -rf work report .dvc/cache .dvc/tmp
+
+pipelines: .venv/.installed  ## compile the Kubeflow pipeline for every profile
+	for profile in pipelines/profiles/*.yaml; do \
+	    $(BIN)/phasor pipeline compile --profile $$profile --output pipelines/compiled/$$(basename $$profile) || exit 1; done

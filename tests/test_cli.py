@@ -35,8 +35,13 @@ SURFACE: dict[str, dict[str, object]] = {
     "index": {"action": None},
     "index build": {"bundle": None, "source": None, "--index": None, "--config": None, "--set": []},
     "index update": {"bundle": None, "--index": None, "--add": None, "--delete": [], "--config": None, "--set": []},
+    "pipeline": {"action": None},
+    "pipeline compile": {"--profile": None, "--image": None, "--format": "ir", "--namespace": "kubeflow", "--output": None},
+    "data": {"action": None},
+    "data rev": {"--recipe": "params.yaml", "--set": []},
+    "data status": {"--recipe": "params.yaml", "--set": []},
 }
-REQUIRED = {"--role", "--documents", "directory", "query", "bundle", "name", "action", "source"}
+REQUIRED = {"--role", "--documents", "directory", "query", "bundle", "name", "action", "source", "--profile", "--output"}
 
 
 def commands() -> dict[str, argparse.ArgumentParser]:

@@ -138,13 +138,13 @@ def _stage(phase: Phase, job: Job) -> dict[str, Any]:
     if "reports" in inputs:
         # The folder grows while stages run; its files, one per job before this phase, are what is read.
         deps += [_report(other) for earlier, other in jobs(job.recipe) if earlier is not phase]
-    deps += _own_files(phase, job)
+    deps += own_files(phase, job)
     outs = [path.as_posix() for path in phase.paths("outputs", job.recipe, WORK, job.role, job.task).flat().values()]
     params = [key.format(role=job.role, task=job.task) for key in phase.params]
     return {"cmd": " ".join(command), **({"deps": deps} if deps else {}), "params": params, "outs": [*outs, _report(job)]}
 
 
-def _own_files(phase: Phase, job: Job) -> list[str]:
+def own_files(phase: Phase, job: Job) -> list[str]:
     """Files of the user that a phase reads because the recipe names them, so that a change of theirs is noticed."""
     match phase.name:
         case "collect":

@@ -1,0 +1,72 @@
+"""`phasor pipeline` and `phasor data`: only their arguments; the work is in `pipeline` and `storage`."""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+_PROFILES = Path("pipelines/profiles")
+
+
+def add_commands(commands: Any) -> None:
+    """Add the commands to the parser's."""
+    pipeline = commands.add_parser("pipeline", help="Compile the Kubeflow pipeline for a platform, or run it there.")
+    actions = pipeline.add_subparsers(dest="action", required=True, metavar="ACTION", help="what to do")
+    compiling = actions.add_parser("compile", help="Write the pipeline for a platform profile.")
+    _add_profile(compiling)
+    compiling.add_argument("--format", choices=("ir", "crd"), default="ir", help="ir, or crd: Pipeline and PipelineVersion manifests")
+    compiling.add_argument("--namespace", default="kubeflow", help="of the manifests (default: kubeflow)")
+    compiling.add_argument("--output", type=Path, required=True, help="file to write")
+    compiling.set_defaults(handler=_compile)
+    data = commands.add_parser("data", help="The data under DVC: its revision, and what differs where.")
+    actions = data.add_subparsers(dest="action", required=True, metavar="ACTION", help="what to do")
+    rev = actions.add_parser("rev", help="Print the data revision of the recipe's files, as the pipeline takes it.")
+    _add_recipe(rev)
+    rev.set_defaults(handler=_rev)
+    status = actions.add_parser("status", help="Compare the recipe's files with their .dvc files, the remote and the last run.")
+    _add_recipe(status)
+    status.set_defaults(handler=_status)
+
+
+def _add_profile(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--profile", required=True, help=f"name of a file in {_PROFILES}, or its path")
+    command.add_argument("--image", help="instead of the profile's; by digest, so that a run can be repeated")
+
+
+def _add_recipe(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--recipe", type=Path, default=Path("params.yaml"), help="recipe file (default: params.yaml)")
+    command.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", dest="overrides",
+        help="change one setting, for example merge.search_steps=50; repeatable",
+    )  # fmt: skip
+
+
+def _profile(args: argparse.Namespace) -> Any:
+    from phasor.pipeline.profile import load_profile
+
+    path = Path(args.profile) if args.profile.endswith(".yaml") else _PROFILES / f"{args.profile}.yaml"
+    profile = load_profile(path)
+    return profile.model_copy(update={"image": args.image}) if args.image else profile
+
+
+def _compile(args: argparse.Namespace) -> None:
+    from phasor.artifacts import code_digest
+    from phasor.pipeline.compile import write_compiled
+
+    version = write_compiled(_profile(args), Path(), args.format, args.namespace, args.output)
+    sys.stdout.write(f"{args.output}: version {version}, code_rev {code_digest()}\n")
+
+
+def _rev(args: argparse.Namespace) -> None:
+    from phasor.recipe import load_recipe
+    from phasor.storage.revision import data_rev
+
+    sys.stdout.write(json.dumps(data_rev(load_recipe(args.recipe, args.overrides), args.recipe.parent), indent=2) + "\n")
+
+
+def _status(args: argparse.Namespace) -> None:
+    from phasor.recipe import load_recipe
+    from phasor.storage.revision import status
+
+    sys.stdout.write(status(load_recipe(args.recipe, args.overrides), args.recipe.parent))

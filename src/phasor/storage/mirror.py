@@ -1,0 +1,150 @@
+"""What a task has done so far, kept in the object store while it works, so that its next try goes on from there.
+
+The scratch folder of a job holds complete files only (checkpoints appear by renaming), plus logs that grow and tolerate a
+cut last line. Its content is stored under sha256 names; one object, `manifest.json`, written last, says which belong together.
+"""
+
+import hashlib
+import json
+import logging
+import shutil
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from phasor.artifacts import publish, sha256_file
+from phasor.errors import StorageError
+from phasor.settings import store_settings
+from phasor.storage.store import Place, Store
+
+PERIOD_S = 2.0
+"""Between two looks at the scratch folder."""
+_MANIFEST = "manifest.json"
+_SMALL = 1 << 23  # logs that grow are read at once, so that name and content agree; larger files are checkpoints and never change
+log = logging.getLogger(__name__)
+
+
+@contextmanager
+def mirrored(scratch: Path, name: str) -> Iterator[None]:
+    """Restore the scratch folder, keep its copy up to date meanwhile, and delete the copy on success.
+
+    Does nothing where no place for checkpoints is set. A store that fails while the task works costs a warning only: the
+    work itself is sound.
+
+    Args:
+        scratch: a job's scratch folder; made if there is something to restore.
+        name: equal for tries of the same work, and for no other work.
+
+    Raises:
+        StorageError: the store does not answer at the start.
+    """
+    settings = store_settings()
+    if not settings.checkpoints:
+        yield
+        return
+    base = Place.parse(settings.checkpoints)
+    mirror = Mirror(Store(settings), Place(base.bucket, base.key(name)), scratch)
+    mirror.restore()
+    with _watching(mirror):
+        yield
+    with _forgiven("clear"):
+        mirror.clear()
+
+
+class Mirror:
+    """The copy of one folder in the store."""
+
+    def __init__(self, store: Store, place: Place, scratch: Path) -> None:
+        self._store, self._place, self._scratch = store, place, scratch
+        self._stored: dict[str, str] = {}
+        self._known: dict[str, tuple[tuple[int, int], str]] = {}
+
+    def restore(self) -> None:
+        """Bring the last complete state, if there is one; a state with a damaged or missing part counts as none."""
+        aside = self._scratch.with_name(f".{self._scratch.name}.restored")
+        shutil.rmtree(aside, ignore_errors=True)
+        try:
+            files = json.loads(self._store.read(self._place, _MANIFEST))["files"]
+            for path, sha256 in files.items():
+                self._store.download(self._place, sha256, aside / path, sha256, "sha256")
+        except FileNotFoundError:
+            return
+        publish(aside, self._scratch)
+        self._stored = files
+        log.info("mirror.restored files=%d from %s", len(files), self._place.prefix)
+
+    def update(self) -> None:
+        """Store what is new, then the manifest, then forget what is no longer named."""
+        there = set(self._stored.values())
+        try:
+            found = {name: self._keep(path, name, there) for name, path in self._files()}
+        except FileNotFoundError:
+            return  # gone meanwhile: the next look sees what came instead
+        if found == self._stored:
+            return
+        self._store.write(self._place, _MANIFEST, json.dumps({"files": found}, sort_keys=True).encode())
+        for sha256 in there - set(found.values()):
+            self._store.remove(self._place, sha256)
+        self._stored = found
+        log.info("mirror.stored files=%d", len(found))
+
+    def clear(self) -> None:
+        """Delete the copy, its manifest first."""
+        self._store.remove(self._place, _MANIFEST)
+        for name in self._store.names(self._place):
+            self._store.remove(self._place, name)
+
+    def _files(self) -> list[tuple[str, Path]]:
+        """Name and path of every file that is in place."""
+        paths = [path for path in sorted(self._scratch.rglob("*")) if path.is_file()]
+        names = [path.relative_to(self._scratch) for path in paths]
+        return [(n.as_posix(), p) for n, p in zip(names, paths, strict=True) if not any(part.startswith(".") for part in n.parts)]
+
+    def _keep(self, path: Path, name: str, there: set[str]) -> str:
+        """Store a file's content unless it is there; returns its sha256."""
+        status = path.stat()
+        state = (status.st_mtime_ns, status.st_size)
+        if name in self._known and self._known[name][0] == state:
+            return self._known[name][1]
+        if status.st_size <= _SMALL:
+            data: bytes | Path = path.read_bytes()
+            assert isinstance(data, bytes)
+            sha256 = hashlib.sha256(data).hexdigest()
+        else:
+            data, sha256 = path, sha256_file(path)
+        if sha256 not in there:
+            self._store.write(self._place, sha256, data)
+        self._known[name] = (state, sha256)
+        return sha256
+
+
+@contextmanager
+def _watching(mirror: Mirror) -> Iterator[None]:
+    done = threading.Event()
+
+    def watch() -> None:
+        while not done.wait(PERIOD_S):
+            with _forgiven("update"):
+                mirror.update()
+
+    thread = threading.Thread(target=watch, name="mirror", daemon=True)
+    thread.start()
+    finished = False
+    try:
+        yield
+        finished = True
+    finally:
+        done.set()
+        thread.join()
+        if not finished:  # what it saved last, after a signal for example, must be there for the next try
+            with _forgiven("update"):
+                mirror.update()
+
+
+@contextmanager
+def _forgiven(what: str) -> Iterator[None]:
+    try:
+        yield
+    except StorageError as error:
+        log.warning("mirror.%s failed: %s", what, error)

@@ -1,0 +1,91 @@
+"""The data revision of a project: what its `.dvc` files say, beside what lies in the folder, in the remote and in the last run."""
+
+import json
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from phasor.dvc_adapter import own_files, run_dvc
+from phasor.errors import DataError, StorageError
+from phasor.phases import jobs
+from phasor.recipe import Recipe
+
+_SUFFIX = ".dvc"
+
+
+def recipe_files(recipe: Recipe) -> list[str]:
+    """Every file or folder of the user that a recipe reads, relative to it."""
+    return list(dict.fromkeys(path for phase, job in jobs(recipe) for path in own_files(phase, job)))
+
+
+def data_rev(recipe: Recipe, root: Path) -> dict[str, str]:
+    """Tracked path to digest, of all that the recipe reads.
+
+    Raises:
+        DataError: a file is not under DVC.
+    """
+    return dict(_tracked(path, root) for path in recipe_files(recipe))
+
+
+def _tracked(path: str, root: Path) -> tuple[str, str]:
+    """The tracked file or folder that holds a path, and its digest."""
+    for candidate in (Path(path), *Path(path).parents):
+        note = root / f"{candidate}{_SUFFIX}"
+        if not note.is_file():
+            continue
+        outs = yaml.safe_load(note.read_text(encoding="utf-8")).get("outs", [])
+        if len(outs) == 1 and "md5" in outs[0]:
+            return candidate.as_posix(), str(outs[0]["md5"])
+        raise DataError(f"{note} names no single md5. Write it anew with `dvc add {candidate}`.")
+    raise DataError(f"{path} is not under DVC. Track it with `dvc add {path}`, then `dvc push`.")
+
+
+def status(recipe: Recipe, root: Path) -> str:
+    """One line per tracked path: what differs between the folder, its `.dvc` file, the remote and the last run."""
+    revision = data_rev(recipe, root)
+    if not revision:
+        return "The recipe reads no files of yours.\n"
+    lock = _last_run(root)
+    changed, missing = _changed(root, revision), _not_pushed(root, revision)
+    lines = []
+    for path, digest in revision.items():
+        notes = [
+            "differs from its .dvc file: run `dvc add` and `dvc push`" if path in changed else "",
+            "not all of it is in the remote: run `dvc push`" if path in missing else "",
+            "the last run here used other data" if path in lock and lock[path] != digest else "",
+            "no run here has used it" if path not in lock else "",
+        ]
+        lines.append(f"{path}  {digest}  {'; '.join(filter(None, notes)) or 'the same everywhere'}\n")
+    return "".join(lines)
+
+
+def _last_run(root: Path) -> dict[str, str]:
+    """Path to digest of what the stages read last."""
+    lock = root / "dvc.lock"
+    if not lock.is_file():
+        return {}
+    stages = yaml.safe_load(lock.read_text(encoding="utf-8"))["stages"]
+    return {dep["path"]: dep["md5"] for stage in stages.values() for dep in stage.get("deps", []) if "md5" in dep}
+
+
+def _changed(root: Path, revision: dict[str, str]) -> set[str]:
+    """Tracked paths that are not what their `.dvc` file says."""
+    told = _ask(root, ["status", "--json"], revision)
+    return {path for path in revision if f"{path}{_SUFFIX}" in told}
+
+
+def _not_pushed(root: Path, revision: dict[str, str]) -> set[str]:
+    """Tracked paths of which the remote lacks something."""
+    told = _ask(root, ["status", "--cloud", "--json"], revision)
+    lacking = [name for name, state in told.items() if state in ("new", "missing")]
+    return {path for path in revision if any(name == path or name.startswith(f"{path}/") for name in lacking)}
+
+
+def _ask(root: Path, arguments: list[str], revision: dict[str, str]) -> dict[str, Any]:
+    try:
+        result = run_dvc([*arguments, *(f"{path}{_SUFFIX}" for path in revision)], root, check=True, capture_output=True)
+    except subprocess.CalledProcessError as error:
+        raise StorageError(f"`dvc {' '.join(arguments)}` failed: {error.stderr.strip().splitlines()[0]}") from None
+    return json.loads(result.stdout or "{}") or {}
