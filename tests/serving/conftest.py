@@ -4,9 +4,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from tests.serving import world
 
 from phasor.serving.keys import new_key
-from tests.serving import world
 
 
 @pytest.fixture(scope="session")

@@ -7,13 +7,13 @@ import cohere
 import numpy as np
 import openai
 import pytest
+from tests.packaging.conftest import TEXTS
+from tests.serving import world
 
 from phasor.models.embedder import Embedder
 from phasor.models.loading import load_model
 from phasor.models.reranker import Reranker
 from phasor.serving.bundle import Bundle, open_bundle
-from tests.packaging.conftest import TEXTS
-from tests.serving import world
 
 DOCUMENTS = [*TEXTS, "gzip", " ", "word " * 400]
 

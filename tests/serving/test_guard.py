@@ -10,9 +10,9 @@ from urllib.parse import urlsplit
 import httpx
 import openai
 import pytest
+from tests.serving import world
 
 from phasor.serving.keys import KeyRing, new_key
-from tests.serving import world
 
 ROUTES = [
     ("POST", "/v1/embeddings"), ("POST", "/v1/rerank"), ("POST", "/v2/rerank"), ("POST", "/v1/search"), ("GET", "/v1/models"),

@@ -5,13 +5,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from tests.serving import world
 
 from phasor.data.templates import render_document
 from phasor.models.embedder import Embedder
 from phasor.models.loading import load_model
 from phasor.models.reranker import Reranker
 from phasor.serving.bundle import open_bundle
-from tests.serving import world
 
 QUERY, OWN = "the gzip of a socket", "Find something about cafés."
 

@@ -10,12 +10,12 @@ from pathlib import Path
 import httpx
 import numpy as np
 import pytest
+from tests.packaging.conftest import seal
+from tests.serving import world
 
 from phasor.artifacts import write_json
 from phasor.cli import main
 from phasor.packaging.golden import decode_vector, encode_vector, read_golden
-from tests.packaging.conftest import seal
-from tests.serving import world
 
 
 def flip(bundle: Path) -> None:

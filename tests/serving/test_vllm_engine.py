@@ -10,6 +10,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from tests.faulty_server import FaultyServer
+from tests.packaging.conftest import TEXTS
+from tests.serving import world
 
 from phasor.cli import main
 from phasor.config.serving import VllmEngineConfig
@@ -17,9 +20,6 @@ from phasor.serving.bundle import open_bundle
 from phasor.serving.engine import EngineError, OverloadedError
 from phasor.serving.rendering import Renderer
 from phasor.serving.vllm import VllmEngine
-from tests.faulty_server import FaultyServer
-from tests.packaging.conftest import TEXTS
-from tests.serving import world
 
 
 def engine_setting(url: str) -> str:

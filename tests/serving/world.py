@@ -14,11 +14,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
+from tests.packaging.conftest import TEXTS, build, pico, qwen_tokenizer, recipe_of, seal
 
 from phasor.config.model import ModelConfig
 from phasor.models.loading import save_model
 from phasor.recipe import dump_recipe
-from tests.packaging.conftest import TEXTS, build, pico, qwen_tokenizer, recipe_of, seal
 
 READY = re.compile(r"serve\.ready .* url=(http://\S+)")
 SUBJECTS = ["gzip file", "socket", "yes or no", "東京の天気", "café", "document", "answer", "readline", "погода", "query"]

@@ -24,6 +24,8 @@ _TRAIN_PER_LIST = 64  # vectors per list that k-means sees; faiss itself warns b
 _LEAST_PER_LIST = 39
 _MOST: tuple[tuple[int, FaissKind], ...] = ((1_000_000, "flat"), (10_000_000, "ivf_sq8"), (100_000_000, "ivf_rabitq"))
 _SEED = 1234
+_EF_SEARCH = 128
+_FEW = 0.05  # a filter that so small a share passes is answered exhaustively: near lists may hold none of them
 _deserialising = threading.Lock()
 
 
@@ -92,6 +94,9 @@ class FaissBackend:
                 f"{path} holds {self._index.ntotal} vectors of {self._index.d} dimensions, expected {len(documents)} of {dims}. "
                 "Build the index again."
             )
+        self._lists = int(self._index.nlist) if stored.type == "ivf_sq8" else stored.nprobe
+        by_row = {"hnsw": lambda: self._index, "ivf_rabitq": lambda: faiss.downcast_index(self._index.refine_index)}
+        self._by_row: Any = by_row.get(stored.type, lambda: None)()
 
     def search(self, vector_D: Vector, k: int, filters: Filters) -> Found:
         """As the protocol says. Raises KeyError for an unknown field."""
@@ -99,12 +104,22 @@ class FaissBackend:
         most = min(k, len(self._documents) if mask is None else int(mask.sum()))
         if most == 0:
             return Found(np.empty(0, np.int64), np.empty(0, np.float32))
+        few = mask is not None and mask.sum() <= _FEW * len(mask)
+        if few and self._by_row is not None:
+            assert mask is not None
+            return self._among(vector_D, np.flatnonzero(mask), most)
         bits = None if mask is None else np.packbits(mask, bitorder="little")
         selector = None if bits is None else faiss.IDSelectorBitmap(bits)
-        params = _parameters(self._stored, selector, every=mask is not None)
+        params = _parameters(self._stored, selector, lists=self._lists if few else self._stored.nprobe * (1 if mask is None else 4))
         scores, rows = self._index.search(np.ascontiguousarray(vector_D[None]), most, params=params)
         kept = rows[0] >= 0
         return Found(rows[0][kept], scores[0][kept])
+
+    def _among(self, vector_D: Vector, rows: NDArray[np.int64], k: int) -> Found:
+        """Search of some rows one by one: a graph whose nodes are nearly all passed over leads nowhere."""
+        scores = self._by_row.reconstruct_batch(rows) @ vector_D
+        order = np.argsort(-scores, kind="stable")[:k]
+        return Found(rows[order], scores[order])
 
     def close(self) -> None:
         """Memory goes with the object."""
@@ -121,16 +136,15 @@ def _factory(kind: FaissKind, count: int) -> tuple[str, int]:
     return (f"IVF{lists},SQ8" if kind == "ivf_sq8" else f"IVF{lists}_HNSW32,RaBitQ,Refine(SQ8)"), lists
 
 
-def _parameters(stored: Stored, selector: Any, *, every: bool) -> Any:
-    """How one search goes; under a filter twice as thoroughly, because lists and graph neighbours may not pass it."""
-    effort = 4 if every else 1
+def _parameters(stored: Stored, selector: Any, lists: int) -> Any:
+    """How one search goes: with a filter or None, looking into so many lists."""
     match stored.type:
         case "flat":
             return faiss.SearchParameters(sel=selector)
         case "hnsw":
-            return faiss.SearchParametersHNSW(sel=selector, efSearch=128 * effort)
+            return faiss.SearchParametersHNSW(sel=selector, efSearch=_EF_SEARCH if selector is None else 4 * _EF_SEARCH)
         case "ivf_sq8":
-            return faiss.SearchParametersIVF(sel=selector, nprobe=stored.nprobe * effort)
+            return faiss.SearchParametersIVF(sel=selector, nprobe=lists)
         case _:
-            base = faiss.SearchParametersIVF(sel=selector, nprobe=stored.nprobe * effort)
+            base = faiss.SearchParametersIVF(sel=selector, nprobe=lists)
             return faiss.IndexRefineSearchParameters(k_factor=float(stored.k_factor), base_index_params=base)

@@ -1,0 +1,154 @@
+"""FAISS types and Qdrant in its in-process mode: recall against exact search, and filters that hold."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tests.indexing.conftest import Build
+from tests.serving import world
+
+from phasor.config.indexing import FaissKind, IndexConfig
+from phasor.data.records import Passage
+from phasor.errors import ArtifactError, DataError, StorageError
+from phasor.indexing.backend import VectorBackend
+from phasor.indexing.build import update_index
+from phasor.indexing.documents import Document, Documents, DocumentWriter, to_table
+from phasor.indexing.faiss_backend import FaissBackend, build_faiss, choose_type
+from phasor.indexing.layout import Stored, read_pointer
+from phasor.indexing.loaded import open_index
+from phasor.indexing.qdrant_backend import QdrantBackend, connect, fill_collection
+from phasor.indexing.recall import recall_at_10
+from phasor.serving.bundle import Bundle
+
+COUNT, DIMS = 6000, 48
+KINDS: list[FaissKind] = ["flat", "hnsw", "ivf_sq8", "ivf_rabitq"]
+
+
+@pytest.fixture(scope="module")
+def vectors() -> np.ndarray:
+    """[6000, 48] in clusters, as embeddings are."""
+    rng = np.random.default_rng(0)
+    centres = rng.standard_normal((60, DIMS))
+    points = centres[rng.integers(0, 60, COUNT)] + 0.5 * rng.standard_normal((COUNT, DIMS))
+    return np.asarray(points / np.linalg.norm(points, axis=1, keepdims=True), np.float32)
+
+
+@pytest.fixture(scope="module")
+def documents(tmp_path_factory: pytest.TempPathFactory) -> Documents:
+    path = tmp_path_factory.mktemp("documents") / "documents.arrow"
+    rows = [Document(Passage(f"p{i}", f"text {i}", source=f"s{i % 50}"), {"team": "red"} if i % 100 == 0 else {}) for i in range(COUNT)]
+    writer = DocumentWriter(path, ["team"])
+    writer.write(to_table(rows, ["team"]))
+    writer.close()
+    return Documents(path)
+
+
+@pytest.fixture(scope="module", params=[*KINDS, "qdrant"])
+def backend(
+    request: pytest.FixtureRequest, vectors: np.ndarray, documents: Documents, tmp_path_factory: pytest.TempPathFactory
+) -> VectorBackend:
+    if request.param == "qdrant":
+        client = connect(":memory:", "")
+        stored = fill_collection(client, ":memory:", "test", vectors, documents)
+        return QdrantBackend(client, stored.collection, documents)
+    path = tmp_path_factory.mktemp("faiss") / "index.faiss"
+    return FaissBackend(path, build_faiss(vectors, request.param, path), documents, DIMS)
+
+
+def test_recall_is_high_and_measured_as_a_count_would(backend: VectorBackend, vectors: np.ndarray) -> None:
+    own = np.arange(0, COUNT, 60)
+    recall = recall_at_10(backend, vectors, vectors[own], own)
+    assert recall >= 0.95
+    shares = []
+    for row in own:
+        exact = [other for other in np.argsort(-(vectors @ vectors[row]), kind="stable") if other != row][:10]
+        found = [other for other in backend.search(vectors[row], 11, {}).rows if other != row][:10]
+        shares.append(len(set(exact) & set(found)) / 10)
+    assert recall == pytest.approx(np.mean(shares), abs=0.01)
+
+
+def test_scores_are_inner_products_best_first(backend: VectorBackend, vectors: np.ndarray) -> None:
+    found = backend.search(vectors[5], 10, {})
+    assert found.rows[0] == 5 and list(found.scores) == sorted(found.scores, reverse=True)
+    np.testing.assert_allclose(found.scores, vectors[found.rows] @ vectors[5], atol=0.02)
+
+
+def test_filters_select_before_ranking(backend: VectorBackend, vectors: np.ndarray) -> None:
+    allowed = np.arange(0, COUNT, 100)
+    found = backend.search(vectors[5], 10, {"team": ["red"]})
+    exact = allowed[np.argsort(-(vectors[allowed] @ vectors[5]), kind="stable")[:10]]
+    assert set(found.rows) <= set(allowed) and len(set(found.rows) & set(exact)) >= 9
+    both = backend.search(vectors[5], COUNT, {"team": ["red"], "source": ["s0", "s1"]})
+    assert set(both.rows) == {row for row in allowed if row % 50 in (0, 1)}
+    assert len(backend.search(vectors[5], 10, {"source": ["nowhere"]}).rows) == 0
+    with pytest.raises(KeyError):
+        backend.search(vectors[5], 10, {"nothing": ["x"]})
+
+
+def test_a_poor_index_is_measured_as_poor(vectors: np.ndarray, documents: Documents, tmp_path: Path) -> None:
+    stored = build_faiss(vectors, "ivf_rabitq", tmp_path / "index.faiss")
+    poor = FaissBackend(tmp_path / "index.faiss", stored.model_copy(update={"nprobe": 1, "k_factor": 1}), documents, DIMS)
+    own = np.arange(0, COUNT, 60)
+    assert recall_at_10(poor, vectors, vectors[own], own) < 0.8
+
+
+@pytest.mark.parametrize(("count", "wanted"), [
+    (1, "flat"), (1_000_000, "flat"), (1_000_001, "ivf_sq8"), (10_000_000, "ivf_sq8"), (10_000_001, "ivf_rabitq"),
+    (100_000_000, "ivf_rabitq"),
+])
+def test_the_type_follows_the_corpus_size(count: int, wanted: str) -> None:
+    assert choose_type(count) == wanted
+
+
+def test_beyond_one_machine_the_way_out_is_named() -> None:
+    with pytest.raises(DataError, match="100,000,001 passages are too many for one index file. Set store.kind to qdrant"):
+        choose_type(100_000_001)
+
+
+def damaged(content: bytes, kind: str) -> bytes:
+    if kind == "truncated":
+        return content[: len(content) // 2]
+    if kind == "nonsense":
+        return b"pickle" + content
+    # A size field that asks for more memory than there is.
+    size = next(n.to_bytes(8, "little") for n in (COUNT * DIMS, COUNT * DIMS * 4) if n.to_bytes(8, "little") in content)
+    return content.replace(size, (1 << 60).to_bytes(8, "little"), 1)
+
+
+@pytest.mark.parametrize("kind", ["truncated", "header", "nonsense"])
+def test_a_hostile_file_is_an_error_and_not_a_crash(vectors: np.ndarray, documents: Documents, tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "index.faiss"
+    stored = build_faiss(vectors, "flat", path)
+    path.write_bytes(damaged(path.read_bytes(), kind))
+    with pytest.raises(ArtifactError, match=r"is no FAISS index|holds .* vectors"):
+        FaissBackend(path, stored, documents, DIMS)
+
+
+def test_an_index_of_other_size_is_refused(vectors: np.ndarray, documents: Documents, tmp_path: Path) -> None:
+    stored = build_faiss(vectors[:100], "flat", tmp_path / "index.faiss")
+    with pytest.raises(ArtifactError, match="holds 100 vectors of 48 dimensions, expected 6000 of 48"):
+        FaissBackend(tmp_path / "index.faiss", stored, documents, DIMS)
+
+
+def test_qdrant_in_process_is_built_opened_and_updated(build: Build, bundle: Bundle, tmp_path: Path) -> None:
+    url, root = str(tmp_path / "qdrant"), tmp_path / "index"
+    info = build(store={"kind": "qdrant", "url": url})
+    assert (info.store.kind, info.recall_at_10) == ("qdrant", 1.0) and "index.faiss" not in info.files
+    for name in ("d1", "d2", "d3"):
+        info = update_index(bundle, root, None, [name], IndexConfig())
+    index = open_index(root, read_pointer(root), bundle)
+    found = index.search(np.load(root / "versions" / index.version / "vectors.npy")[4], 3, {"language": ["de", "en"]})
+    assert index.info.count == 57 and found.rows[0] == 4 and index[4].passage.id == world.rows()[7]["id"]
+    index.backend.close()
+    client = connect(url, "")
+    assert len(client.get_collections().collections) == 2  # those of the kept versions
+    client.close()
+
+
+def test_a_qdrant_server_that_is_not_there_is_one_message(documents: Documents, vectors: np.ndarray) -> None:
+    client = connect("http://127.0.0.1:9", "")
+    with pytest.raises(StorageError, match="Qdrant at http://127.0.0.1:9 refuses the collection test"):
+        fill_collection(client, "http://127.0.0.1:9", "test", vectors, documents)
+    with pytest.raises(StorageError, match="Qdrant does not search test"):
+        QdrantBackend(client, "test", documents).search(vectors[0], 3, {})
+    assert Stored(kind="qdrant").collection == ""
