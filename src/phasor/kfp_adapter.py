@@ -111,10 +111,10 @@ def _job(recipe: Recipe, name: str, role: str | None, task: str | None, folder: 
     chosen: Role | None = role  # type: ignore[assignment]
     root, scratch = folder / "root", folder / "scratch"
     root.mkdir()
-    return Job(_with_checkpoints(recipe, name, chosen), name, chosen, task, root, scratch)
+    return Job(with_checkpoints(recipe, name, chosen), name, chosen, task, root, scratch)
 
 
-def _with_checkpoints(recipe: Recipe, name: str, role: Role | None) -> Recipe:
+def with_checkpoints(recipe: Recipe, name: str, role: Role | None) -> Recipe:
     """A pod may go at any time: where the recipe wants no checkpoints, the platform's distance applies. It changes no weights."""
     steps, training = pod_settings().checkpoint_steps, getattr(recipe, name)
     if not steps or role is None or not hasattr(training, "of") or training.of(role).checkpoint_steps is not None:

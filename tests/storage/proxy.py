@@ -12,7 +12,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 Fault = str | int
-"""`cut` (closed in mid-body), `short` (fewer bytes, announced as if they were all), `flipped` (one byte differs), `hang`, `refuse`, or a status."""
+"""`cut` (closed in mid-body), `short` (fewer bytes, as if they were all), `flipped` (one byte differs), `hang`, `refuse`, or a status."""
 FULL = (
     b'<?xml version="1.0"?><Error><Code>XMinioStorageFull</Code><Message>Storage backend has reached its minimum free drive threshold.'
     b"</Message><Resource>/x</Resource><RequestId>1</RequestId><HostId>1</HostId></Error>"

@@ -1,0 +1,159 @@
+"""Components as processes with the compiled command, beside the same phases from the command line."""
+
+import hashlib
+import json
+import os
+import shutil
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from phasor.artifacts import code_digest, digest_artifact, read_manifest
+from phasor.kfp_adapter import with_checkpoints
+from phasor.pipeline.plan import make_plan
+from phasor.recipe import Recipe, load_recipe
+from phasor.runner import execute, make_job
+
+from ..conftest import MakeProject
+from ..minio_server import BUCKET, Server
+from .pod import metadata, run, start
+
+
+def form(path: Path, **changes: Any) -> dict[str, Any]:
+    values = {"recipe": path.read_text(), "overrides": [], "data_rev": {}, "code_rev": "", "roles": ["embed", "rerank"], "run_note": ""}
+    return values | changes
+
+
+def put_files(minio: Server, root: Path) -> dict[str, str]:
+    """Put the project's files where DVC would; returns their revision."""
+    revision = {}
+    for path in root.glob("*.jsonl"):
+        md5 = hashlib.md5(path.read_bytes(), usedforsecurity=False).hexdigest()
+        minio.client.fput_object(bucket_name=BUCKET, object_name=f"dvc/files/md5/{md5[:2]}/{md5[2:]}", file_path=str(path))
+        revision[path.name] = md5
+    return revision
+
+
+def prepared(recipe: Recipe, root: Path) -> Path:
+    """A work folder with the data phases done."""
+    work = root / "work"
+    for phase in ("collect", "synthesize", "filter", "mine"):
+        for task in recipe.tasks:
+            execute(make_job(phase, recipe, work, task=task, root=root), work)
+    return work
+
+
+def test_fetch_hands_out_what_the_plan_says_and_shows_a_card(make_project: MakeProject, minio: Server, tmp_path: Path) -> None:
+    recipe, path = make_project()
+    revision = put_files(minio, path.parent)
+    out = tmp_path / "out"
+    code, text = run("fetch", form(path, data_rev=revision, run_note="first try"), {}, out, **minio.environment())
+    assert code == 0, text
+    values = json.loads((out / "executor_output.json").read_text())["parameterValues"]
+    plan = make_plan(recipe, revision, code_digest())
+    assert values == {"Output": plan.branches, **plan.slices}
+    card = (out / "card").read_text()
+    assert card.startswith("# pico\n\nfirst try\n\n") and all(digest in card for digest in revision.values())
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"overrides": ["merge.serch_steps=3"]}, "phasor fetch: recipe: unknown key 'merge.serch_steps'; did you mean 'search_steps'?"),
+        ({"recipe": "nope"}, "phasor fetch: recipe: 'nope' is neither YAML text nor one of"),
+        ({"roles": ["both"]}, "phasor fetch: roles: 'both' is no role"),
+        ({"code_rev": "abc"}, "the run asks for abc. Name an image built from it"),
+        ({"data_rev": {}}, "phasor fetch: collect-basic: the data revision names no basic.jsonl"),
+    ],
+)
+def test_a_wrong_form_ends_in_one_line_and_the_exit_code_of_the_command_line(
+    changes: dict[str, Any], message: str, make_project: MakeProject, tmp_path: Path
+) -> None:
+    code, text = run("fetch", form(make_project()[1], **changes), {}, tmp_path / "out")
+    assert code == 2 and message in text and "Traceback" not in text
+
+
+def test_a_data_phase_brings_its_files_and_equals_the_command_line(make_project: MakeProject, minio: Server, tmp_path: Path) -> None:
+    recipe, path = make_project()
+    plan = make_plan(recipe, put_files(minio, path.parent), code_digest())
+    work = prepared(recipe, path.parent)
+    out = tmp_path / "out"
+    code, text = run("collect", {"settings": plan.branches[1]["collect"]}, {}, out, **minio.environment())
+    assert code == 0, text
+    assert digest_artifact(out / "data") == digest_artifact(work / "code" / "collect")
+    expected = {"phase": "collect", "task": "code", "digest": digest_artifact(out / "data")}
+    assert metadata(out, "data") == expected
+    assert metadata(out, "metrics")["passages"] == 60 and json.loads((out / "metrics").read_text())["phase"] == "collect"
+    mined = tmp_path / "mined"
+    inputs = {"data": out / "data", "filtered": work / "code" / "filtered"}
+    code, text = run("mine", {"settings": plan.branches[1]["mine"]}, inputs, mined, **minio.environment())
+    assert code == 0 and digest_artifact(mined / "mined") == digest_artifact(work / "code" / "mined"), text
+    assert minio.keys("checkpoints/") == []
+
+
+def test_gathered_branches_keep_their_manifests(make_project: MakeProject, tmp_path: Path) -> None:
+    recipe, path = make_project()
+    work, out = prepared(recipe, path.parent), tmp_path / "out"
+    folders = {"data": [work / task / "collect" for task in recipe.tasks], "mined": [work / task / "mined" for task in recipe.tasks]}
+    code, text = run("gather", {}, folders, out)
+    assert code == 0, text
+    assert read_manifest(out / "tasks" / "code" / "mined") == read_manifest(work / "code" / "mined")
+
+
+def test_an_input_that_came_damaged_is_refused(make_project: MakeProject, tmp_path: Path) -> None:
+    recipe, path = make_project()
+    plan, work = make_plan(recipe, dict.fromkeys((p.name for p in path.parent.glob("*.jsonl")), "0" * 32), "c"), prepared(recipe, path.parent)
+    data = work / "basic" / "collect" / "train.parquet"
+    data.write_bytes(data.read_bytes()[:-7])
+    inputs = {"data": work / "basic" / "collect", "filtered": work / "basic" / "filtered"}
+    code, text = run("mine", {"settings": plan.branches[0]["mine"]}, inputs, tmp_path / "out")
+    assert code == 2 and "train.parquet does not match its manifest" in text
+    assert not (tmp_path / "out" / "mined").exists()
+
+
+def test_a_role_that_is_not_trained_passes_notes_on(tmp_path: Path) -> None:
+    inputs = {"tasks": tmp_path, "merged": tmp_path}
+    code, text = run("enhance", {"role": "rerank", "settings": ""}, inputs, tmp_path / "out")
+    assert code == 0, text
+    assert (tmp_path / "out" / "model").read_text() == "The recipe trains no rerank model.\n"
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_a_killed_training_pod_goes_on_from_the_store_and_ends_with_the_same_weights(
+    make_project: MakeProject, minio: Server, tmp_path: Path
+) -> None:
+    _, path = make_project(tasks=("basic",), roles=("embed",))
+    change = ["warmup.embed.epochs=60", "warmup.embed.buckets=[{max_tokens: 32, batch_size: 4, mini_batch_size: 8}]"]
+    recipe = load_recipe(path, change)
+    work = prepared(recipe, path.parent)
+    execute(make_job("warmup", recipe, work, role="embed", root=path.parent), work)
+    plan = make_plan(recipe, dict.fromkeys((p.name for p in path.parent.glob("*.jsonl")), "0" * 32), code_digest())
+    told, tasks = {"role": "embed", "settings": plan.slices["warmup_embed"]}, {"tasks": work}
+    environment = {**minio.environment(), "PHASOR_CHECKPOINT_STEPS": "10", "PHASOR_LOG_LEVEL": "INFO"}
+    with start("warmup", told, tasks, tmp_path / "first", **environment) as first:
+        deadline = time.monotonic() + 200
+        while not any(key.endswith("manifest.json") for key in minio.keys("checkpoints/warmup-embed-")):
+            assert first.poll() is None and time.monotonic() < deadline
+            time.sleep(0.05)
+        os.killpg(first.pid, signal.SIGKILL)
+        first.communicate()
+    assert first.returncode == -signal.SIGKILL and not (tmp_path / "first" / "model").exists()
+    shutil.rmtree(tmp_path / "first", ignore_errors=True)  # a new pod has nothing of the old one
+    code, text = run("warmup", told, tasks, tmp_path / "second", **environment)
+    assert code == 0, text
+    assert "mirror.restored" in text and "resumes at step" in text
+    assert digest_artifact(tmp_path / "second" / "model") == digest_artifact(work / "embed" / "warmup")
+    assert minio.keys("checkpoints/warmup-embed-") == []
+
+
+def test_checkpoints_of_the_platform_do_not_replace_those_of_the_recipe(make_project: MakeProject, monkeypatch: pytest.MonkeyPatch) -> None:
+    recipe, path = make_project()
+    monkeypatch.setenv("PHASOR_CHECKPOINT_STEPS", "7")
+    assert with_checkpoints(recipe, "train", "embed").train.embed.checkpoint_steps == 7
+    own = load_recipe(path, ["train.embed.checkpoint_steps=3"])
+    assert with_checkpoints(own, "train", "embed") == own
+    assert with_checkpoints(recipe, "merge", "embed") == recipe
