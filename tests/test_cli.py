@@ -32,16 +32,22 @@ SURFACE: dict[str, dict[str, object]] = {
     "results": {"--work": "work"},
     "serve": {"bundle": None, "--index": None, "--config": None, "--set": []},
     "key": {"name": None},
+    "fetch": {"location": None, "bundle": None, "--sha256": None},
+    "check": {"url": None, "bundle": None},
     "index": {"action": None},
     "index build": {"bundle": None, "source": None, "--index": None, "--config": None, "--set": []},
     "index update": {"bundle": None, "--index": None, "--add": None, "--delete": [], "--config": None, "--set": []},
     "pipeline": {"action": None},
     "pipeline compile": {"--profile": None, "--image": None, "--format": "ir", "--namespace": "kubeflow", "--output": None},
+    "pipeline submit": {
+        "--profile": None, "--image": None, "--recipe": "params.yaml", "--set": [], "--host": None, "--namespace": "", "--token-file": "",
+        "--ca-file": "", "--role": None, "--note": "", "--experiment": "phasor", "--watch": False,
+    },
     "data": {"action": None},
     "data rev": {"--recipe": "params.yaml", "--set": []},
     "data status": {"--recipe": "params.yaml", "--set": []},
 }
-REQUIRED = {"--role", "--documents", "directory", "query", "bundle", "name", "action", "source", "--profile", "--output"}
+REQUIRED = {"--role", "--documents", "directory", "query", "bundle", "name", "action", "source", "location", "url", "--profile", "--output"}
 
 
 def commands() -> dict[str, argparse.ArgumentParser]:

@@ -1,4 +1,4 @@
-"""`phasor serve`, `phasor key` and `phasor index`: only their arguments; the work is in `serving` and `indexing`."""
+"""`phasor serve`, `phasor key`, `phasor fetch`, `phasor check` and `phasor index`: only their arguments; the work is in `serving` and `indexing`."""
 
 import argparse
 import sys
@@ -18,6 +18,15 @@ def add_commands(commands: Any) -> None:
     key = commands.add_parser("key", help="Make an API key, and the line that lets it in.")
     key.add_argument("name", help="whose key it is; appears in the server's log")
     key.set_defaults(handler=_key)
+    fetch = commands.add_parser("fetch", help="Bring a bundle from an object store, every file checked.")
+    fetch.add_argument("location", help="s3://BUCKET/PREFIX")
+    fetch.add_argument("bundle", type=Path, help="folder to make")
+    fetch.add_argument("--sha256", help="of the bundle's manifest.json; pins every file of it")
+    fetch.set_defaults(handler=_fetch)
+    check = commands.add_parser("check", help="Ask a server for the golden answers of a bundle, and for a search.")
+    check.add_argument("url", help="of the server, for example http://127.0.0.1:8000; its key comes from PHASOR_API_KEY")
+    check.add_argument("bundle", type=Path, help="the bundle that it should serve")
+    check.set_defaults(handler=_check)
     index = commands.add_parser("index", help="Build a search index from documents, or change one.")
     actions = index.add_subparsers(dest="action", required=True, metavar="ACTION", help="what to do")
     build = actions.add_parser("build", help="Embed every document into a new version of an index.")
@@ -58,6 +67,18 @@ def _key(args: argparse.Namespace) -> None:
     key, line = new_key(args.name)
     sys.stderr.write(f"The key, shown this once; give it to its owner:\n{key}\nThe line for the key file:\n")
     sys.stdout.write(f"{line}\n")
+
+
+def _fetch(args: argparse.Namespace) -> None:
+    from phasor.serving.fetch import fetch_bundle
+
+    fetch_bundle(args.location, args.bundle, args.sha256)
+
+
+def _check(args: argparse.Namespace) -> None:
+    from phasor.serving.check import check_server
+
+    sys.stdout.write(f"{check_server(args.url, args.bundle)}\n")
 
 
 def _build(args: argparse.Namespace) -> None:

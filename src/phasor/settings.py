@@ -15,12 +15,14 @@ class Settings:
 
     Attributes:
         openai_api_key: sent as bearer token to generation and embedding endpoints (`OPENAI_API_KEY`).
+        api_key: of a server of ours that is checked (`PHASOR_API_KEY`).
         qdrant_api_key: for a Qdrant server (`QDRANT_API_KEY`).
         rank, world_size, local_rank: set by `torchrun`; 0, 1, 0 without it.
         log_level: `PHASOR_LOG_LEVEL`, a name of the logging module.
     """
 
     openai_api_key: str
+    api_key: str
     qdrant_api_key: str
     rank: int
     world_size: int
@@ -76,6 +78,7 @@ def settings() -> Settings:
         raise PhasorError(f"PHASOR_LOG_LEVEL={log_level} is no log level. Use DEBUG, INFO, WARNING or ERROR.")
     return Settings(
         openai_api_key=os.environ.get("OPENAI_API_KEY", ""),
+        api_key=os.environ.get("PHASOR_API_KEY", ""),
         qdrant_api_key=os.environ.get("QDRANT_API_KEY", ""),
         rank=_number("RANK", 0),
         world_size=_number("WORLD_SIZE", 1),
