@@ -41,13 +41,13 @@ SURFACE: dict[str, dict[str, object]] = {
     "pipeline compile": {"--profile": None, "--image": None, "--format": "ir", "--namespace": "kubeflow", "--output": None},
     "pipeline submit": {
         "--profile": None, "--image": None, "--recipe": "params.yaml", "--set": [], "--host": None, "--namespace": "", "--token-file": "",
-        "--ca-file": "", "--role": None, "--note": "", "--experiment": "phasor", "--watch": False,
+        "--ca-file": "", "--only": None, "--note": "", "--experiment": "phasor", "--watch": False,
     },
     "data": {"action": None},
     "data rev": {"--recipe": "params.yaml", "--set": []},
     "data status": {"--recipe": "params.yaml", "--set": []},
 }
-REQUIRED = {"--role", "--documents", "directory", "query", "bundle", "name", "action", "source", "location", "url", "--profile", "--output"}
+REQUIRED = {"--role", "--documents", "directory", "query", "bundle", "name", "action", "source", "location", "url", "--profile", "--output", "--host"}
 
 
 def commands() -> dict[str, argparse.ArgumentParser]:

@@ -19,6 +19,18 @@ def add_commands(commands: Any) -> None:
     compiling.add_argument("--namespace", default="kubeflow", help="of the manifests (default: kubeflow)")
     compiling.add_argument("--output", type=Path, required=True, help="file to write")
     compiling.set_defaults(handler=_compile)
+    running = actions.add_parser("submit", help="Upload the pipeline if it is new, and start a run on a KFP server.")
+    _add_profile(running)
+    _add_recipe(running)
+    running.add_argument("--host", required=True, help="URL of the KFP server")
+    running.add_argument("--namespace", default="", help="of the run, on a multi-user installation")
+    running.add_argument("--token-file", default="", help="file with a bearer token, read again for every request")
+    running.add_argument("--ca-file", default="", help="certificates to trust")
+    running.add_argument("--only", action="append", choices=("embed", "rerank"), help="train this role only; repeatable (default: all)")
+    running.add_argument("--note", default="", help="why this run; shown on its card")
+    running.add_argument("--experiment", default="phasor", help="group of runs (default: phasor)")
+    running.add_argument("--watch", action="store_true", help="follow the run: one line per task, and an exit code by its outcome")
+    running.set_defaults(handler=_submit)
     data = commands.add_parser("data", help="The data under DVC: its revision, and what differs where.")
     actions = data.add_subparsers(dest="action", required=True, metavar="ACTION", help="what to do")
     rev = actions.add_parser("rev", help="Print the data revision of the recipe's files, as the pipeline takes it.")
@@ -56,6 +68,29 @@ def _compile(args: argparse.Namespace) -> None:
 
     version = write_compiled(_profile(args), Path(), args.format, args.namespace, args.output)
     sys.stdout.write(f"{args.output}: version {version}, code_rev {code_digest()}\n")
+
+
+def _submit(args: argparse.Namespace) -> None:
+    from phasor.pipeline.compile import compile_text
+    from phasor.pipeline.submit import Server, follow, run_url, submit
+    from phasor.recipe import dump_recipe, load_recipe
+    from phasor.storage.revision import data_rev
+
+    recipe = load_recipe(args.recipe, args.overrides)
+    parameters = {
+        "recipe": dump_recipe(recipe), "data_rev": data_rev(recipe, args.recipe.parent),
+        "roles": args.only or list(recipe.roles), "run_note": args.note,
+    }  # fmt: skip
+    server = Server(args.host, args.namespace, args.token_file, args.ca_file)
+    run_id = submit(server, compile_text(_profile(args), Path()), parameters, args.experiment, recipe.name)
+    sys.stdout.write(f"{run_url(server, run_id)}\n")
+    if args.watch:
+        follow(server, run_id, _say)
+
+
+def _say(line: str) -> None:
+    sys.stdout.write(f"{line}\n")
+    sys.stdout.flush()
 
 
 def _rev(args: argparse.Namespace) -> None:

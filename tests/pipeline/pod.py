@@ -68,4 +68,5 @@ def metadata(out: Path, name: str) -> dict[str, Any]:
 
 
 def _artifact(name: str, path: Path, schema: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    return {"name": name, "uri": str(path), "type": dict(schema or {"schemaTitle": "system.Artifact", "schemaVersion": "0.0.1"}), "metadata": {}}
+    kind = dict(schema or {"schemaTitle": "system.Artifact", "schemaVersion": "0.0.1"})
+    return {"name": name, "uri": str(path), "type": kind, "metadata": {}}

@@ -105,7 +105,8 @@ def test_gathered_branches_keep_their_manifests(make_project: MakeProject, tmp_p
 
 def test_an_input_that_came_damaged_is_refused(make_project: MakeProject, tmp_path: Path) -> None:
     recipe, path = make_project()
-    plan, work = make_plan(recipe, dict.fromkeys((p.name for p in path.parent.glob("*.jsonl")), "0" * 32), "c"), prepared(recipe, path.parent)
+    plan = make_plan(recipe, dict.fromkeys((p.name for p in path.parent.glob("*.jsonl")), "0" * 32), "c")
+    work = prepared(recipe, path.parent)
     data = work / "basic" / "collect" / "train.parquet"
     data.write_bytes(data.read_bytes()[:-7])
     inputs = {"data": work / "basic" / "collect", "filtered": work / "basic" / "filtered"}

@@ -1,0 +1,118 @@
+"""A small stand-in for the KFP API server: the calls that submitting and following a run makes, kept in memory.
+
+Runs advance by one state of a script each time they are asked for.
+"""
+
+import json
+import re
+import threading
+import uuid
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+Script = Sequence[tuple[str, dict[str, str]]]
+"""Per poll: state of the run, and the state of each task by name."""
+
+
+class KfpServer:
+    """Attributes: what it was told, and what it shall do.
+
+    script: of every run.
+    token: if set, requests need it.
+    refuse: status for every request, if set; may be changed in between.
+    """
+
+    def __init__(self) -> None:
+        self.pipelines: list[dict[str, Any]] = []
+        self.versions: list[dict[str, Any]] = []
+        self.experiments: list[dict[str, Any]] = []
+        self.runs: list[dict[str, Any]] = []
+        self.uploads: list[str] = []
+        self.script: Script = [("SUCCEEDED", {})]
+        self.token, self.refuse, self.polls = "", 0, 0
+        owner = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def _any(self) -> None:
+                owner.handle(self)
+
+            do_GET = do_POST = _any  # noqa: N815
+
+            def log_message(self, *_: Any) -> None:
+                pass
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
+
+    @contextmanager
+    def running(self) -> Iterator["KfpServer"]:
+        threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
+        try:
+            yield self
+        finally:
+            self._server.shutdown()
+            self._server.server_close()
+
+    def handle(self, handler: BaseHTTPRequestHandler) -> None:
+        body = handler.rfile.read(int(handler.headers.get("content-length") or 0))
+        if self.refuse:
+            return self._send(handler, self.refuse, {"error": "scripted refusal"})
+        if self.token and handler.headers.get("authorization") != f"Bearer {self.token}":
+            return self._send(handler, 401, {"error": "Request header error: there is no user identity header."})
+        url = urlsplit(handler.path)
+        query = {key: values[0] for key, values in parse_qs(url.query).items()}
+        return self._send(handler, 200, self._answer(handler.command, url.path.removeprefix("/apis/v2beta1"), query, body))
+
+    def _answer(self, method: str, path: str, query: dict[str, str], body: bytes) -> dict[str, Any]:
+        match method, path:
+            case "GET", "/healthz":
+                return {"multi_user": True}
+            case "GET", "/pipelines":
+                return {"pipelines": self._found(self.pipelines, query)}
+            case "POST", "/pipelines":
+                return self._keep(self.pipelines, "pipeline_id", json.loads(body))
+            case "POST", "/pipelines/upload_version":
+                self.uploads.append(body.decode())
+                return self._keep(self.versions, "pipeline_version_id", {"pipeline_id": query["pipelineid"], "display_name": query["name"]})
+            case "GET", "/experiments":
+                return {"experiments": self._found(self.experiments, query)}
+            case "POST", "/experiments":
+                return self._keep(self.experiments, "experiment_id", json.loads(body))
+            case "POST", "/runs":
+                return self._keep(self.runs, "run_id", json.loads(body) | {"state": "PENDING"})
+        if re.fullmatch(r"/pipelines/[^/]+/versions", path):
+            return {"pipeline_versions": self._found(self.versions, query)}
+        assert (method, path.rpartition("/")[0]) == ("GET", "/runs"), (method, path)
+        return self._run(path.rpartition("/")[2])
+
+    def _run(self, run_id: str) -> dict[str, Any]:
+        run = next(run for run in self.runs if run["run_id"] == run_id)
+        state, tasks = self.script[min(self.polls, len(self.script) - 1)]
+        self.polls += 1
+        times = {"start_time": "2026-11-26T10:00:00Z", "end_time": "2026-11-26T10:00:12Z"}
+        details = [{"task_id": name, "display_name": name, "state": now, **times} for name, now in tasks.items()]
+        return run | {"state": state, "run_details": {"task_details": details}}
+
+    @staticmethod
+    def _keep(where: list[dict[str, Any]], key: str, value: dict[str, Any]) -> dict[str, Any]:
+        where.append(value | {key: str(uuid.uuid4())})
+        return where[-1]
+
+    @staticmethod
+    def _found(where: list[dict[str, Any]], query: dict[str, str]) -> list[dict[str, Any]]:
+        (wanted,) = json.loads(query["filter"])["predicates"]
+        assert wanted["key"] in ("display_name", "name") and wanted["operation"] in ("EQUALS", 1)
+        name = wanted.get("string_value") or wanted.get("stringValue")
+        return [item for item in where if item.get("display_name") == name and query.get("namespace", "") in ("", item.get("namespace"))]
+
+    @staticmethod
+    def _send(handler: BaseHTTPRequestHandler, status: int, value: dict[str, Any]) -> None:
+        data = json.dumps(value).encode()
+        handler.send_response(status)
+        handler.send_header("content-type", "application/json")
+        handler.send_header("content-length", str(len(data)))
+        handler.end_headers()
+        handler.wfile.write(data)
