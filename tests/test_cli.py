@@ -47,7 +47,9 @@ SURFACE: dict[str, dict[str, object]] = {
     "data rev": {"--recipe": "params.yaml", "--set": []},
     "data status": {"--recipe": "params.yaml", "--set": []},
 }
-REQUIRED = {"--role", "--documents", "directory", "query", "bundle", "name", "action", "source", "location", "url", "--profile", "--output", "--host"}
+REQUIRED = {
+    "--role", "--documents", "directory", "query", "bundle", "name", "action", "source", "location", "url", "--profile", "--output", "--host",
+}  # fmt: skip
 
 
 def commands() -> dict[str, argparse.ArgumentParser]:
