@@ -1,0 +1,141 @@
+"""The chart as a package: lint, a closed schema, messages for mistakes, generated files, and metrics that exist."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+import tarfile
+from pathlib import Path
+
+import jsonschema
+import pytest
+import yaml
+from prometheus_client.openmetrics.exposition import generate_latest
+from tests.charts.rendered import CASES, CHART, helm, objects, of_kind, template
+from tests.serving import world
+
+from phasor.serving.metrics import Metrics
+
+MINIMAL = CHART / "ci" / "minimal.yaml"
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_helm_lint_finds_nothing(case: str) -> None:
+    result = helm("lint", "--strict", CHART, "-f", CHART / "ci" / f"{case}.yaml", "--kube-version", "1.34.0")
+    # The optional APIs are unknown to lint, which then meets our own messages.
+    problems = [line for line in result.stdout.splitlines() if line.startswith(("[ERROR]", "[WARNING]"))]
+    assert all("does not know" in line for line in problems), result.stdout
+
+
+def test_generated_files_are_those_of_the_values(tmp_path: Path) -> None:
+    before = {name: (CHART / name).read_text() for name in ("README.md", "values.schema.json")}
+    subprocess.run([sys.executable, CHART.parent / "describe.py"], check=True)
+    after = {name: (CHART / name).read_text() for name in before}
+    for name, text in before.items():
+        (CHART / name).write_text(text)
+    assert after == before, "run `python charts/describe.py`"
+
+
+def test_every_value_is_described_and_used() -> None:
+    rows = re.findall(r"^\| `([\w.]+)` \|.*\| (.+) \|$", (CHART / "README.md").read_text(), re.MULTILINE)
+    assert len(rows) > 60 and all(len(text) >= 3 for _, text in rows)
+    texts = "".join(path.read_text() for path in (CHART / "templates").rglob("*") if path.is_file())
+    for key, _ in rows:
+        assert re.search(rf"\.{key.rsplit('.', 1)[-1]}\b", texts), f"{key} is read nowhere"
+
+
+@pytest.mark.parametrize(("change", "words"), [
+    ("replica=3", "'replica' not allowed"), ("auth.exsistingSecret=x", "'exsistingSecret' not allowed"),
+    ("tracks.blue.bundle.claim=x", "'claim' not allowed"), ("vllm.embed.replica=2", "'replica' not allowed"),
+    ("engine=tei", "value must be one of 'builtin', 'vllm'"), ("image.tag=latest", "/image/tag"),
+    ("image.digest=sha256:12", "/image/digest"),
+    ("tracks.blue.bundle.location=http://x", "/tracks/blue/bundle/location"), ("tracks.Blue.bundle.path=x", "Blue"),
+    ("active=green", 'active is "green", which is none of the tracks: blue'),
+    ("auth.existingSecret=", "auth.existingSecret is not set: make a line with `phasor key NAME`"),
+    ("engine=vllm", "engine vllm needs gpu.count of at least 1"),
+    ("tracks.blue.index.location=s3://a/b", "has an s3:// location, so objectStore.endpoint must be set"),
+    ("tracks.blue.bundle.existingClaim=", "tracks.blue.bundle needs a location (s3://BUCKET/PREFIX) or an existingClaim"),
+    ("objectStore.endpoint=http://s3", "objectStore.existingSecret is not set"), ("tests.keySecret=", "tests.keySecret is not set"),
+    ("ingress.enabled=true", "ingress.host is not set"), ("monitoring.serviceMonitor=true", "monitoring.keySecret is not set"),
+    ("autoscaling.type=keda", "autoscaling.prometheus is not set"), ("httpRoute.enabled=true", "httpRoute.parentRefs is empty"),
+])
+def test_a_mistake_is_told_before_anything_is_installed(change: str, words: str) -> None:
+    result = template("-f", MINIMAL, "--set", change)
+    assert result.returncode != 0 and words in result.stderr
+
+
+@pytest.mark.parametrize(("change", "api"), [
+    ("autoscaling.type=keda", "keda.sh/v1alpha1"), ("httpRoute.enabled=true", "gateway.networking.k8s.io/v1"),
+    ("monitoring.prometheusRule=true", "monitoring.coreos.com/v1"),
+])
+def test_what_the_cluster_does_not_know_is_told(change: str, api: str) -> None:
+    result = template("-f", MINIMAL, "--set", change, apis=())
+    assert result.returncode != 0 and f"does not know {api}" in result.stderr
+
+
+def test_the_schema_is_closed_at_every_level_and_takes_the_cases() -> None:
+    schema = json.loads((CHART / "values.schema.json").read_text())
+    defaults = yaml.safe_load((CHART / "values.yaml").read_text())
+    jsonschema.Draft7Validator.check_schema(schema)
+    jsonschema.validate(defaults, schema)
+
+    def closed(part: dict[str, object], place: str) -> None:
+        if "properties" in part:
+            assert part["additionalProperties"] is False or place == ".global", place
+            for name, child in part["properties"].items():  # type: ignore[attr-defined]
+                closed(child, f"{place}.{name}")
+
+    closed(schema, "")
+
+
+def metric_names() -> set[str]:
+    """Every series that a server shows, by the library that shows them."""
+    metrics = Metrics()
+    names = {metric.name for metric in metrics.registry.collect()}
+    assert b"phasor_" in generate_latest(metrics.registry)
+    endings = {"counter": ("_total",), "histogram": ("_bucket", "_sum", "_count"), "gauge": ("",)}
+    found = {name + ending for metric in metrics.registry.collect() for ending in endings[metric.type] for name in [metric.name]}
+    assert len(names) >= 15
+    return found
+
+
+def test_dashboard_alerts_and_scaling_ask_for_metrics_that_exist() -> None:
+    dashboard = json.loads((CHART / "files" / "dashboard.json").read_text())
+    [rules] = of_kind(objects("cpu"), "PrometheusRule")
+    [scaled, _] = of_kind(objects("gpu"), "ScaledObject")
+    asked = [target["expr"] for panel in dashboard["panels"] for target in panel["targets"]]
+    asked += [rule["expr"] for group in rules["spec"]["groups"] for rule in group["rules"]]
+    asked += [trigger["metadata"]["query"] for trigger in scaled["spec"]["triggers"]]
+    names = {name for text in asked for name in re.findall(r"phasor_\w+", text)}
+    assert names <= metric_names(), names - metric_names()
+    shown = {name for target in asked for name in re.findall(r"phasor_\w+?(?=_bucket|_sum|_count|\W|$)", target)}
+    assert {re.sub("_(bucket|sum|count)$", "", name) for name in metric_names()} <= shown  # nothing is measured for nobody
+
+
+def test_the_metrics_of_a_running_server_are_those(server: world.Served) -> None:
+    server.post("/v1/search", {"query": "x"})
+    found = set(re.findall(r"^(phasor_\w+?)(?:\{| )", server.get("/metrics").text, re.MULTILINE))
+    assert {name for name in metric_names() if not name.startswith("phasor_refused")} <= found
+
+
+def test_notes_end_in_a_curl_that_works(server: world.Served, tmp_path: Path) -> None:
+    """Helm shows notes only with a cluster at hand, so they are rendered as part of an object."""
+    chart = world.copy(CHART, tmp_path / "phasor")
+    (chart / "templates" / "NOTES.txt").rename(chart / "notes.txt")
+    (chart / "templates" / "notes.yaml").write_text('kind: Notes\ntext: |\n  {{- tpl (.Files.Get "notes.txt") . | nindent 2 }}\n')
+    result = helm("template", "rel", chart, "-f", MINIMAL, "--show-only", "templates/notes.yaml", "--kube-version", "1.34.0")
+    notes = yaml.safe_load(result.stdout)["text"].strip().splitlines()
+    assert "service/rel-phasor 8000:80" in notes[-2] and notes[-1].strip().startswith("curl ")
+    command = notes[-1].strip().replace("http://127.0.0.1:8000", server.url)
+    answer = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=True, env=os.environ | {"KEY": "any"})
+    assert json.loads(answer.stdout)["data"][0]["id"] == "pico"
+
+
+def test_the_package_holds_everything(tmp_path: Path) -> None:
+    result = helm("package", CHART, "--destination", tmp_path)
+    assert result.returncode == 0, result.stderr
+    with tarfile.open(tmp_path / "phasor-0.1.0.tgz") as archive:
+        names = {name.removeprefix("phasor/") for name in archive.getnames()}
+    wanted = {path.relative_to(CHART).as_posix() for path in CHART.rglob("*") if path.is_file()}
+    assert names == wanted
