@@ -7,13 +7,14 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from transformers import AutoModelForSequenceClassification, PreTrainedModel, PreTrainedTokenizerFast
 
 from phasor.config.base import Role
 from phasor.config.model import ModelConfig
 from phasor.config.serving import BuiltinEngineConfig, LimitsConfig, Precision
 from phasor.data.templates import render_pair
-from phasor.errors import ModelError
+from phasor.errors import ModelError, first_line
 from phasor.models.embedder import Embedder
 from phasor.models.loading import load_model
 from phasor.models.network import Network, Vectors
@@ -140,7 +141,10 @@ def load_network(bundle: Bundle, role: Role, precision: Precision) -> Network:
         network: Network = Embedder(*load_model(folder, "embed"), bundle.embed)
     else:
         assert bundle.rerank is not None, "callers look whether there is a reranker"
-        model = AutoModelForSequenceClassification.from_pretrained(str(folder), dtype="auto")
+        try:
+            model = AutoModelForSequenceClassification.from_pretrained(str(folder), dtype="auto")
+        except (OSError, ValueError, KeyError, SafetensorError) as error:
+            raise ModelError(f"model {str(folder)!r} cannot be loaded as rerank: {first_line(error)}. Fetch the bundle again.") from None
         network = ServedReranker(model, PreTrainedTokenizerFast.from_pretrained(str(folder)), bundle.rerank)
     _set_precision(network, precision)
     return network
