@@ -1,0 +1,95 @@
+"""The manifests: rendered by kustomize, fit for a restricted namespace, and taken by a real API server where there is one."""
+
+import shutil
+import subprocess
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from phasor.pipeline.profile import load_profile
+
+ROOT = Path(__file__).parents[2]
+OVERLAYS = sorted(path.name for path in (ROOT / "manifests" / "overlays").iterdir())
+CLUSTER_SCOPED = ("Namespace", "ClusterQueue", "ResourceFlavor")
+FOREIGN = ("kueue.x-k8s.io", "external-secrets.io")
+needs_kubectl = pytest.mark.skipif(shutil.which("kubectl") is None, reason="kubectl is not here")
+pytestmark = needs_kubectl
+
+
+@cache
+def rendered(overlay: str) -> list[dict[str, Any]]:
+    command = ["kubectl", "kustomize", str(ROOT / "manifests" / "overlays" / overlay)]
+    text = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    return [item for item in yaml.safe_load_all(text) if item]
+
+
+def named(overlay: str, kind: str, name: str) -> dict[str, Any]:
+    return next(item for item in rendered(overlay) if (item["kind"], item["metadata"]["name"]) == (kind, name))
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_everything_is_in_the_namespace_and_the_namespace_is_restricted(overlay: str) -> None:
+    for item in rendered(overlay):
+        assert item["metadata"].get("namespace") == (None if item["kind"] in CLUSTER_SCOPED else "phasor"), item["metadata"]["name"]
+    assert named(overlay, "Namespace", "phasor")["metadata"]["labels"]["pod-security.kubernetes.io/enforce"] == "restricted"
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_nobody_may_do_more_than_a_pipeline_needs(overlay: str) -> None:
+    rules = named(overlay, "Role", "pipeline-runner")["rules"]
+    assert not any("*" in rule["verbs"] + rule["resources"] + rule["apiGroups"] for rule in rules)
+    assert all(rule.get("resourceNames") for rule in rules if "secrets" in rule["resources"])
+    assert not [item for item in rendered(overlay) if item["kind"].startswith("ClusterRole") or item["kind"] == "Secret"]
+
+
+def test_an_air_gapped_cluster_lets_nothing_out() -> None:
+    policies = {item["metadata"]["name"] for item in rendered("airgap") if item["kind"] == "NetworkPolicy"}
+    assert policies == {"default-deny", "cluster-services", "minio"}
+    assert "hubs" in {item["metadata"]["name"] for item in rendered("kind") if item["kind"] == "NetworkPolicy"}
+    (container,) = named("airgap", "Deployment", "minio")["spec"]["template"]["spec"]["containers"]
+    assert container["image"] == "registry.internal/minio:dev"
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "pipelines" / "profiles").glob("*.yaml")), ids=lambda path: path.stem)
+def test_profiles_and_manifests_name_the_same_store_and_queue(path: Path) -> None:
+    profile = load_profile(path)
+    assert profile.storage
+    launcher = yaml.safe_load(named("kind", "ConfigMap", "kfp-launcher")["data"]["providers"])["s3"]["default"]
+    assert launcher["credentials"]["secretRef"]["secretName"] == profile.storage.secret
+    host = profile.storage.endpoint.removeprefix("http://").split(":")[0]
+    assert named("kind", "Service", host)["spec"]["ports"][0]["port"] == 9000 and launcher["endpoint"].startswith(f"{host}.phasor.")
+    if profile.queue:
+        assert named("gpu", "LocalQueue", profile.queue)
+
+
+def on_cluster(*arguments: str, text: str | None = None, check: bool = True) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(["kubectl", *arguments], input=text, check=check, capture_output=True, text=True)
+
+
+@pytest.fixture(scope="module")
+def cluster() -> None:
+    if on_cluster("get", "--raw", "/readyz", "--request-timeout=3s", check=False).returncode:
+        pytest.skip("no cluster answers")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_a_real_api_server_takes_them(overlay: str, cluster: None) -> None:
+    """Server-side, against the real schemas; objects of operators only where their definitions are."""
+    there = on_cluster("api-versions").stdout
+    items = [item for item in rendered(overlay) if all(group not in item["apiVersion"] or group in there for group in FOREIGN)]
+    on_cluster("apply", "--server-side", "-f", "-", text=yaml.safe_dump(rendered(overlay)[0]))  # the namespace, so that a dry run finds it
+    assert rendered(overlay)[0]["kind"] == "Namespace"
+    result = on_cluster("apply", "--server-side", "--dry-run=server", "-f", "-", text=yaml.safe_dump_all(items), check=False)
+    assert result.returncode == 0, result.stderr
+    assert "would violate PodSecurity" not in result.stderr
+
+
+@pytest.mark.slow
+def test_the_namespace_refuses_a_pod_that_is_not_restricted(cluster: None) -> None:
+    on_cluster("apply", "--server-side", "-f", "-", text=yaml.safe_dump(named("kind", "Namespace", "phasor")))
+    result = on_cluster("run", "root", "-n", "phasor", "--image", "phasor.local/base:1", "--dry-run=server", check=False)
+    assert result.returncode and "violates PodSecurity" in result.stderr
