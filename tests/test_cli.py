@@ -48,7 +48,8 @@ SURFACE: dict[str, dict[str, object]] = {
     "data status": {"--recipe": "params.yaml", "--set": []},
 }
 REQUIRED = {
-    "--role", "--documents", "directory", "query", "bundle", "name", "action", "source", "location", "url", "--profile", "--output", "--host",
+    "--role", "--documents", "directory", "query", "bundle", "name", "action", "source", "location", "url",
+    "--profile", "--output", "--host",
 }  # fmt: skip
 
 

@@ -3,25 +3,28 @@
 import os
 import subprocess
 import sysconfig
+from pathlib import Path
 
 import pytest
 
 from phasor.errors import PhasorError
-from phasor.settings import Settings, prefer_own_commands, settings, share_cores
+from phasor.settings import PodSettings, Settings, pod_settings, prefer_own_commands, settings, share_cores, store_settings
 
-NAMES = ("OPENAI_API_KEY", "RANK", "WORLD_SIZE", "LOCAL_RANK", "PHASOR_LOG_LEVEL")
+NAMES = ("OPENAI_API_KEY", "PHASOR_API_KEY", "QDRANT_API_KEY", "RANK", "WORLD_SIZE", "LOCAL_RANK", "PHASOR_LOG_LEVEL")
 
 
 def test_without_variables_one_process_runs_quietly(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in NAMES:
         monkeypatch.delenv(name, raising=False)
-    assert settings() == Settings(openai_api_key="", rank=0, world_size=1, local_rank=0, log_level="WARNING")
+    keys = {"openai_api_key": "", "api_key": "", "qdrant_api_key": ""}
+    assert settings() == Settings(**keys, rank=0, world_size=1, local_rank=0, log_level="WARNING")
 
 
 def test_variables_are_read_at_the_time_of_asking(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, value in zip(NAMES, ("key", "3", "8", "1", "info"), strict=True):
+    for name, value in zip(NAMES, ("key", "own", "other", "3", "8", "1", "info"), strict=True):
         monkeypatch.setenv(name, value)
-    assert settings() == Settings(openai_api_key="key", rank=3, world_size=8, local_rank=1, log_level="INFO")
+    keys = {"openai_api_key": "key", "api_key": "own", "qdrant_api_key": "other"}
+    assert settings() == Settings(**keys, rank=3, world_size=8, local_rank=1, log_level="INFO")
 
 
 @pytest.mark.parametrize(("name", "value"), [("RANK", "first"), ("WORLD_SIZE", "-1"), ("LOCAL_RANK", ""), ("PHASOR_LOG_LEVEL", "loud")])
@@ -47,3 +50,29 @@ def test_processes_share_the_cores_unless_told_otherwise(monkeypatch: pytest.Mon
     monkeypatch.delenv("OMP_NUM_THREADS")
     share_cores(3)
     assert os.environ["OMP_NUM_THREADS"] == "2"
+
+
+STORE = ("PHASOR_S3_SECRET", "PHASOR_S3_ENDPOINT", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")
+
+
+def test_credentials_of_the_store_come_from_the_environment_or_a_mounted_secret(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in STORE:
+        monkeypatch.delenv(name, raising=False)
+    assert (store_settings().endpoint, store_settings().access_key) == ("", "")
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "me")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "word")
+    assert (store_settings().access_key, store_settings().secret_key) == ("me", "word")
+    (tmp_path / "accesskey").write_text("mounted\n")
+    monkeypatch.setenv("PHASOR_S3_SECRET", str(tmp_path))
+    with pytest.raises(PhasorError, match="holds no readable secretkey"):
+        store_settings()
+    (tmp_path / "secretkey").write_text("mounted-word")
+    assert (store_settings().access_key, store_settings().secret_key) == ("mounted", "mounted-word")
+
+
+def test_a_pod_is_told_its_processes_and_checkpoints(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("PHASOR_PROCESSES", "PHASOR_CHECKPOINT_STEPS"):
+        monkeypatch.delenv(name, raising=False)
+    assert pod_settings() == PodSettings(processes=1, checkpoint_steps=0)
+    monkeypatch.setenv("PHASOR_PROCESSES", "4")
+    assert pod_settings().processes == 4

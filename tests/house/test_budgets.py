@@ -17,8 +17,9 @@ from phasor.recipe import Recipe
 
 ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "src" / "phasor"
+FOLDERS = ("src", "tests", "benchmarks", "components", "pipelines")
 SOURCES = sorted(PACKAGE.rglob("*.py"))
-PYTHON = sorted(path for folder in ("src", "tests", "benchmarks", "components", "pipelines") for path in (ROOT / folder).rglob("*.py"))
+PYTHON = sorted(path for folder in FOLDERS for path in (ROOT / folder).rglob("*.py"))
 TREES = {path: ast.parse(path.read_text(encoding="utf-8")) for path in PYTHON}
 Function = ast.FunctionDef | ast.AsyncFunctionDef
 MAX_FILE, MAX_FUNCTION = 400, 60
@@ -229,7 +230,7 @@ def test_test_files_have_names_of_their_own_per_folder_and_mirror_the_source() -
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)  # mypy without its cache reads all of torch
-@pytest.mark.parametrize("command", [["ruff", "check", "-q", "src", "tests", "benchmarks", "components", "pipelines"], ["mypy"]], ids=lambda command: command[0])
+@pytest.mark.parametrize("command", [["ruff", "check", "-q", *FOLDERS], ["mypy"]], ids=lambda command: command[0])
 def test_tools_find_nothing(command: list[str]) -> None:
     result = subprocess.run([sys.executable, "-m", *command], cwd=ROOT, check=False, capture_output=True, text=True)
     assert result.returncode == 0, result.stdout[-6000:] + result.stderr[-2000:]
