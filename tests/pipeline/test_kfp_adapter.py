@@ -10,8 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from safetensors.torch import load_file
 
-from phasor.artifacts import code_digest, digest_artifact, read_manifest
+from phasor.artifacts import code_digest, digest_artifact, read_manifest, verify
 from phasor.kfp_adapter import with_checkpoints
 from phasor.pipeline.plan import make_plan
 from phasor.recipe import Recipe, load_recipe
@@ -149,6 +151,36 @@ def test_a_killed_training_pod_goes_on_from_the_store_and_ends_with_the_same_wei
     assert "mirror.restored" in text and "resumes at step" in text
     assert digest_artifact(tmp_path / "second" / "model") == digest_artifact(work / "embed" / "warmup")
     assert minio.keys("checkpoints/warmup-embed-") == []
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_a_pod_with_two_accelerators_trains_in_two_processes(make_project: MakeProject, tmp_path: Path) -> None:
+    """On processors here, as torchrun and DeepSpeed allow; the weights are those of one process."""
+    _, path = make_project(tasks=("basic",), roles=("embed",))
+    recipe = load_recipe(path, ["warmup.embed.precision=float32"])
+    work = prepared(recipe, path.parent)
+    execute(make_job("warmup", recipe, work, role="embed", root=path.parent), work)
+    plan = make_plan(recipe, dict.fromkeys((p.name for p in path.parent.glob("*.jsonl")), "0" * 32), code_digest())
+    told = {"role": "embed", "settings": plan.slices["warmup_embed"]}
+    code, text = run("warmup", told, {"tasks": work}, tmp_path / "out", PHASOR_PROCESSES="2")
+    assert code == 0, text
+    assert json.loads((tmp_path / "out" / "metrics").read_text())["machine"]["world_size"] == 2
+    verify(tmp_path / "out" / "model")
+    two, one = (load_file(folder / "model.safetensors") for folder in (tmp_path / "out" / "model", work / "embed" / "warmup"))
+    assert all(torch.allclose(two[name], one[name], atol=1e-3) for name in one)
+
+
+@pytest.mark.slow
+def test_a_mistake_in_one_of_several_processes_ends_the_pod_with_its_message(make_project: MakeProject, tmp_path: Path) -> None:
+    recipe, path = make_project(tasks=("basic",), roles=("embed",))
+    work = prepared(recipe, path.parent)
+    plan = make_plan(recipe, dict.fromkeys((p.name for p in path.parent.glob("*.jsonl")), "0" * 32), code_digest())
+    inputs = {"tasks": work, "warmup": work / "basic" / "collect"}
+    told = {"role": "embed", "settings": plan.branches[0]["train_embed"]}
+    code, text = run("train", told, inputs, tmp_path / "out", PHASOR_PROCESSES="2")
+    assert code == 2 and "phasor train-embed: train-embed-basic: one of 2 processes ended with" in text
+    assert not (tmp_path / "out" / "specialist").exists()
 
 
 def test_checkpoints_of_the_platform_do_not_replace_those_of_the_recipe(make_project: MakeProject, monkeypatch: pytest.MonkeyPatch) -> None:
