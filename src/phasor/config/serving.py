@@ -18,7 +18,7 @@ class BuiltinEngineConfig(Config):
         "auto", description="auto: the fastest one of this machine that reproduces the golden answers; int8 is for CPUs."
     )
     batch_tokens: int | None = Field(
-        None, ge=64, description="Tokens, padding included, of one forward pass. None: 16,384 on a GPU, 4,096 on a CPU."
+        None, ge=64, description="Tokens, padding included, of one forward pass. None: 32,768 on a GPU, 4,096 on a CPU."
     )
 
 
