@@ -16,6 +16,7 @@ from phasor.indexing.documents import Document, Documents, DocumentWriter, to_ta
 from phasor.indexing.faiss_backend import FaissBackend, build_faiss, choose_type
 from phasor.indexing.layout import Stored, read_pointer
 from phasor.indexing.loaded import open_index
+from phasor.indexing.memory import available_bytes
 from phasor.indexing.qdrant_backend import QdrantBackend, connect, fill_collection
 from phasor.indexing.recall import recall_at_10
 from phasor.serving.bundle import Bundle
@@ -122,6 +123,21 @@ def test_a_hostile_file_is_an_error_and_not_a_crash(vectors: np.ndarray, documen
     path.write_bytes(damaged(path.read_bytes(), kind))
     with pytest.raises(ArtifactError, match=r"is no FAISS index|holds .* vectors"):
         FaissBackend(path, stored, documents, DIMS)
+
+
+def test_an_index_that_does_not_fit_into_memory_is_refused_before_it_is_read(
+    vectors: np.ndarray, documents: Documents, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stored = build_faiss(vectors, "flat", tmp_path / "index.faiss")
+    (tmp_path / "limit").write_text("3000000\n")
+    (tmp_path / "used").write_text("2000000\n")
+    monkeypatch.setattr("phasor.indexing.memory._GROUPS", ((tmp_path / "limit", tmp_path / "used"),))
+    assert available_bytes() == 1_000_000
+    with pytest.raises(ArtifactError, match="but 0.00 GiB of memory are left.*Raise the memory limit"):
+        FaissBackend(tmp_path / "index.faiss", stored, documents, DIMS)
+    (tmp_path / "limit").write_text("max\n")
+    assert available_bytes() > 1_000_000
+    assert FaissBackend(tmp_path / "index.faiss", stored, documents, DIMS).search(vectors[3], 1, {}).rows[0] == 3
 
 
 def test_an_index_of_other_size_is_refused(vectors: np.ndarray, documents: Documents, tmp_path: Path) -> None:

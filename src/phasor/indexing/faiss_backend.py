@@ -16,6 +16,7 @@ from phasor.errors import ArtifactError, DataError
 from phasor.indexing.backend import Filters, Found, Vector
 from phasor.indexing.documents import Documents
 from phasor.indexing.layout import Stored
+from phasor.indexing.memory import available_bytes
 
 faiss: Any = _library  # its type stubs know less than half of it
 
@@ -24,6 +25,7 @@ _TRAIN_PER_LIST = 64  # vectors per list that k-means sees; faiss itself warns b
 _LEAST_PER_LIST = 39
 _MOST: tuple[tuple[int, FaissKind], ...] = ((1_000_000, "flat"), (10_000_000, "ivf_sq8"), (100_000_000, "ivf_rabitq"))
 _SEED = 1234
+_GIB = 1 << 30
 _EF_SEARCH = 128
 _FEW = 0.05  # a filter that so small a share passes is answered exhaustively: near lists may hold none of them
 _deserialising = threading.Lock()
@@ -77,15 +79,21 @@ class FaissBackend:
         dims: vector size.
 
     Raises:
-        ArtifactError: the file is no index, or one of other size.
+        ArtifactError: the file is no index, one of other size, or more than there is memory for.
     """
 
     def __init__(self, path: Path, stored: Stored, documents: Documents, dims: int) -> None:
         self._documents, self._stored = documents, stored
+        size, free = path.stat().st_size, available_bytes()
+        if size > free:
+            raise ArtifactError(
+                f"{path} takes {size / _GIB:.2f} GiB, but {free / _GIB:.2f} GiB of memory are left; during an exchange the old index is "
+                "there too. Raise the memory limit, or build the index with smaller dims or a smaller store.type."
+            )
         try:
             with _deserialising:  # the limit is global
                 # No part of a sound file is longer than the file; a hostile header could ask for any amount of memory.
-                faiss.set_deserialization_vector_byte_limit(path.stat().st_size)
+                faiss.set_deserialization_vector_byte_limit(size)
                 self._index: Any = faiss.read_index(str(path))
         except RuntimeError as error:
             raise ArtifactError(f"{path} is no FAISS index ({str(error).splitlines()[0][:200]}). Build the index again.") from None

@@ -72,7 +72,7 @@ class Server(uvicorn.Server):
         config = gateway.config
         super().__init__(uvicorn.Config(
             self._with_lifespan, interface="asgi3", host=config.host, port=config.port, lifespan="on", log_config=None, access_log=False,
-            server_header=False, date_header=False, timeout_graceful_shutdown=int(config.shutdown_s) or None,
+            server_header=False, date_header=False, timeout_graceful_shutdown=int(config.shutdown_s),
         ))
 
     problem: PhasorError | None
