@@ -14,19 +14,22 @@ from phasor.storage.store import Place, Store
 
 log = logging.getLogger(__name__)
 
+REMOTE = "s3://"
+
 
 class IndexSource:
     """Where versions of an index come from: a folder, or a place in an object store with a copy in a folder.
 
     Args:
         location: a folder or s3://BUCKET/PREFIX.
-        cache: folder of the copy.
+        cache: folder of the copy; needed for an object store only.
     """
 
-    def __init__(self, location: str, cache: Path) -> None:
-        self._remote = Place.parse(location) if location.startswith("s3://") else None
+    def __init__(self, location: str, cache: Path | None) -> None:
+        self._remote = Place.parse(location) if location.startswith(REMOTE) else None
         self._store = Store(store_settings()) if self._remote else None
-        self.root = cache if self._remote else Path(location)
+        assert cache is not None or self._remote is None, "the copy needs a folder"
+        self.root = cache if cache is not None and self._remote else Path(location)
 
     def latest(self) -> Pointer:
         """The pointer as it is now; everything that it means is in `root` afterwards, each file with its right sha256.

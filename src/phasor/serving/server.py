@@ -16,7 +16,7 @@ from starlette.types import Receive, Scope, Send
 from phasor.config.serving import BuiltinEngineConfig, ServeConfig, VllmEngineConfig
 from phasor.errors import ModelError, PhasorError
 from phasor.indexing.loaded import LoadedIndex
-from phasor.indexing.watch import IndexSource, watch_index
+from phasor.indexing.watch import REMOTE, IndexSource, watch_index
 from phasor.packaging.golden import Golden, read_golden
 from phasor.serving.app import make_app
 from phasor.serving.builtin import open_builtin
@@ -51,8 +51,13 @@ def serve(folder: Path, index: str | None, config: ServeConfig) -> None:
     keys = KeyRing(config.api_keys) if config.api_keys else None
     gateway = Gateway(bundle, Renderer(bundle), config, Metrics(), wants_index=index is not None)
     with contextlib.ExitStack() as stack:
-        cache = config.search.cache or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="phasor-index-")))
-        server = Server(gateway, keys, IndexSource(index, cache) if index else None)
+        source = None
+        if index is not None:
+            cache = config.search.cache
+            if cache is None and index.startswith(REMOTE):
+                cache = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="phasor-index-")))
+            source = IndexSource(index, cache)
+        server = Server(gateway, keys, source)
         server.run()
     if server.problem is not None:
         raise server.problem
