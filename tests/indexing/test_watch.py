@@ -16,7 +16,7 @@ from tests.indexing.conftest import Build
 from tests.packaging.conftest import seal
 from tests.serving import world
 
-from phasor.artifacts import sha256_file
+from phasor.artifacts import sha256_file, write_text
 from phasor.config.indexing import IndexConfig
 from phasor.errors import ArtifactError, PhasorError, StorageError
 from phasor.indexing.build import update_index
@@ -94,12 +94,12 @@ def test_a_new_version_is_taken_and_a_bad_one_is_refused_once(build: Build, bund
         content[-1] ^= 1
         (copied / "index.faiss").write_bytes(content)
         pointer = {"version": copied.name, "sha256": sha256_file(copied / "index.json")}
-        (root / "current.json").write_text(json.dumps(pointer))
+        write_text(json.dumps(pointer), root / "current.json")
         watching.until(2, 1)
         assert "index.faiss does not match index.json" in watching.refused[0]
-        (root / "current.json").write_text("{")
+        write_text("{", root / "current.json")
         watching.until(2, 2)
-        (root / "current.json").write_text(good)
+        write_text(good, root / "current.json")
         update_index(bundle, root, None, ["d2"], IndexConfig())
         watching.until(3, 2)
         assert [index.info.count for index in watching.taken] == [60, 59, 58]
