@@ -1,4 +1,4 @@
-"""`phasor serve`, `phasor key`, `phasor fetch`, `phasor check` and `phasor index`: only their arguments; the work is in `serving` and `indexing`."""
+"""`phasor serve`, `key`, `fetch`, `check` and `index`: only their arguments; the work is in `serving` and `indexing`."""
 
 import argparse
 import sys

@@ -176,7 +176,7 @@ def test_queries_do_not_wait_behind_a_bulk_job(server: world.Served) -> None:
 
     with concurrent.futures.ThreadPoolExecutor() as pool:
         job, times = pool.submit(bulk), []
-        time.sleep(0.5)
+        time.sleep(0.1)
         while not job.done():
             started = time.monotonic()
             assert server.post("/v1/embeddings", {"model": "pico", "input": "q", "input_type": "query"}).status_code == 200
