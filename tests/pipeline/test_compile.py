@@ -157,6 +157,8 @@ def test_the_graph_keeps_clear_of_what_the_backend_cannot_do() -> None:
     for loop in loops.values():
         inner = spec["components"][loop["componentRef"]["name"]]["dag"]["tasks"]
         assert not any("parameterIterator" in task or "exit" in name for name, task in inner.items())
+        # kfp.local puts the loop's item in the place of every other value that a task outside returned.
+        assert list(loop["inputs"]["parameters"]) == ["pipelinechannel--fetch-Output"]
     assert tasks["fetch"]["cachingOptions"] == {} and tasks["package"]["cachingOptions"] == {"enableCache": True}
     assert "retryPolicy" not in tasks["fetch"] and tasks["package"]["retryPolicy"]["maxRetryCount"] == 3
 
