@@ -6,6 +6,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import kubernetes_validate
 import pytest
 import yaml
 
@@ -43,6 +44,24 @@ def test_nobody_may_do_more_than_a_pipeline_needs(overlay: str) -> None:
     assert not any("*" in rule["verbs"] + rule["resources"] + rule["apiGroups"] for rule in rules)
     assert all(rule.get("resourceNames") for rule in rules if "secrets" in rule["resources"])
     assert not [item for item in rendered(overlay) if item["kind"].startswith("ClusterRole") or item["kind"] == "Secret"]
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_every_field_is_one_that_kubernetes_knows(overlay: str) -> None:
+    for item in rendered(overlay):
+        if not any(group in item["apiVersion"] for group in FOREIGN):
+            kubernetes_validate.validate(item, "1.34", strict=True)
+
+
+@pytest.mark.parametrize("overlay", ["kind", "airgap"])
+def test_pods_of_ours_are_restricted(overlay: str) -> None:
+    spec = named(overlay, "Deployment", "minio")["spec"]["template"]["spec"]
+    assert spec["securityContext"]["runAsNonRoot"] and spec["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+    assert spec["automountServiceAccountToken"] is False
+    (container,) = spec["containers"]
+    assert container["securityContext"] == {
+        "allowPrivilegeEscalation": False, "readOnlyRootFilesystem": True, "capabilities": {"drop": ["ALL"]},
+    }  # fmt: skip
 
 
 def test_an_air_gapped_cluster_lets_nothing_out() -> None:
