@@ -5,7 +5,7 @@ WORKERS ?= 2
 BIN := .venv/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: demo test check lock clean help pipelines
+.PHONY: demo test check lock clean help pipelines images
 
 help:  ## show the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
@@ -34,6 +34,7 @@ check: .venv/.installed  ## style and types
 
 lock: .venv/.installed  ## resolve the dependencies anew
 	$(BIN)/uv pip compile -q pyproject.toml --all-extras --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --upgrade -o requirements.lock
+	$(BIN)/uv pip compile -q pyproject.toml --extra pipeline --extra demo -c requirements.lock --python-version 3.11 --generate-hashes --no-emit-index-url --no-header -o requirements-image.lock
 	$(BIN)/uv pip compile -q requirements-legacy.in --no-deps --python-version 3.11 --generate-hashes --no-emit-index-url --no-header -o requirements-legacy.lock
 
 clean:  ## remove everything that a run made
@@ -42,3 +43,12 @@ clean:  ## remove everything that a run made
 pipelines: .venv/.installed  ## compile the Kubeflow pipeline for every profile
 	for profile in pipelines/profiles/*.yaml; do \
 	    $(BIN)/phasor pipeline compile --profile $$profile --output pipelines/compiled/$$(basename $$profile) || exit 1; done
+
+# base image of the pods; options of the builder, for example a certificate bundle to mount
+BASE ?= python:3.11-slim-bookworm
+IMAGE ?= phasor.local/phasor:dev
+BUILD_OPTIONS ?=
+BUILDER ?= $(shell command -v buildah >/dev/null && echo "buildah build --layers" || echo "docker build")
+
+images:  ## build the image of the pipeline's components
+	$(BUILDER) $(BUILD_OPTIONS) --build-arg BASE=$(BASE) -f components/images/phasor.Dockerfile -t $(IMAGE) .

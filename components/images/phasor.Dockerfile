@@ -1,0 +1,31 @@
+# The image of every pipeline component. Build with `make images`, or see the arguments below.
+#
+# Size: 6.8 GB, of which 6.3 GB are torch with its CUDA libraries and what stands on it. They come as one layer that changes
+# with the lock only; our own code is a layer of 4 MB, so that a change of it costs seconds to push and to pull.
+ARG BASE=python:3.11-slim-bookworm
+FROM ${BASE} AS build
+# A package index of one's own, and certificates to trust while building.
+ARG UV_INDEX_URL
+ARG PIP_INDEX_URL
+ARG SSL_CERT_FILE
+WORKDIR /build
+RUN python3 -m venv /opt/phasor
+COPY requirements-uv.lock requirements-image.lock ./
+RUN /opt/phasor/bin/python -m pip install -q --no-cache-dir --disable-pip-version-check --require-hashes -r requirements-uv.lock \
+ && /opt/phasor/bin/uv pip install -q --no-cache --python /opt/phasor/bin/python --require-hashes -r requirements-image.lock \
+ && /opt/phasor/bin/python -m pip uninstall -q -y uv
+FROM build AS code
+COPY pyproject.toml ./
+COPY src ./src
+# src/phasor/recipes is a link to it
+COPY recipes ./recipes
+RUN /opt/phasor/bin/python -m pip install -q --no-cache-dir --disable-pip-version-check --no-deps --no-build-isolation --target /code .
+
+FROM ${BASE}
+COPY --from=build /opt/phasor /opt/phasor
+COPY --from=code /code /opt/code
+# A user without an entry in /etc/passwd is common on Kubernetes: libraries that ask for a name or a home find one here.
+ENV PATH=/opt/phasor/bin:/opt/code/bin:$PATH PYTHONPATH=/opt/code PYTHONDONTWRITEBYTECODE=1 HOME=/tmp USER=phasor TOKENIZERS_PARALLELISM=false
+USER 1000:0
+WORKDIR /tmp
+ENTRYPOINT ["python3", "-m", "phasor"]
