@@ -29,7 +29,7 @@ class ScratchBackbone(Config):
 
 
 class EmbedderBackbone(Config):
-    """Reranker only: the warmed-up embedder with one layer more, for an embedder that was built from nothing."""
+    """Reranker only: grown from the warmed-up embedder, with two layers more, for an embedder that was built from nothing."""
 
     kind: Literal["embedder"] = "embedder"
 
@@ -64,8 +64,12 @@ class ModelsConfig(Config):
     def _grows_from_scratch(self) -> Self:
         if self.embed.backbone.kind == "embedder":
             raise ValueError("embed.backbone cannot be of kind embedder; only rerank.backbone grows from one")
-        if self.rerank.backbone.kind == "embedder" and self.embed.backbone.kind != "scratch":
-            raise ValueError(f"rerank.backbone of kind embedder needs embed.backbone of kind scratch (got {self.embed.backbone.kind})")
+        first = self.embed.backbone
+        if self.rerank.backbone.kind == "embedder" and not (isinstance(first, ScratchBackbone) and first.init == "cooccurrence"):
+            raise ValueError(
+                "rerank.backbone of kind embedder needs embed.backbone of kind scratch with init cooccurrence "
+                f"(got {first.kind}{f' with init {first.init}' if isinstance(first, ScratchBackbone) else ''})"
+            )
         if self.rerank.backbone.kind == "embedder" and self.rerank.template != "brief":
             raise ValueError(
                 f"rerank.backbone of kind embedder needs rerank.template brief, which marks the query's end (got {self.rerank.template})"

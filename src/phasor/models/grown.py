@@ -1,13 +1,24 @@
-"""A reranker that starts from the warmed-up embedder, for backbones that were built from nothing.
+"""A reranker that starts where the warmed-up embedder ends, for backbones that were built from nothing.
 
-A small reranker with random weights learns to judge pairs only from far more pairs than a quickstart has. The embedder
-already knows what belongs together, so its layer becomes the first one here: it gathers the query at the end-of-text
-token that closes it, and query and document at the last token. One layer on top compares the two states: the last
-token attends to the closing token the more, the more alike they are, and reads a mark from it that means yes.
+A small reranker with random weights learns to judge pairs only from far more pairs than a quickstart has. This one
+begins as a hybrid search: the embedder's layers in the middle, one layer below that tells passage from query, one on
+top that compares, and two more heads per layer for what the embedder does not do:
 
-Shapes: V vocabulary, D hidden size, E size of a head.
+- below, every token after the query's closing token learns that it stands there;
+- the first embedder layer gathers query and passage as before, each at its own end, while the new heads let a
+  passage token look for itself in the query;
+- on top, the last token attends to the closing token the more, the more alike both are, and averages the matches;
+- the answer's two rows read a logistic regression of these two, fitted on training pairs.
+
+Each such signal has a direction of its own in the hidden state, taken from those that the token vectors use least.
+Shapes: N pairs, V vocabulary, D hidden size, H heads of the embedder, E size of a head.
 """
 
+import copy
+import math
+import random
+from collections.abc import Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -16,60 +27,170 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerFast, Qwen2ForCausalLM
 
 from phasor.config.model import ModelConfig
-from phasor.data.templates import render_pair
-from phasor.models.initialisation import slowest_rows
+from phasor.data.records import read_corpus, read_examples
+from phasor.data.templates import render_pair, render_passage
+from phasor.models.comparison import GATE, Directions, Judged, set_comparison
+from phasor.models.heads import heads_of, slow_pairs
 from phasor.models.loading import load_model
-from phasor.models.tokens import end_of_text_id, single_token, tokenize
+from phasor.models.reranker import Reranker
+from phasor.models.tokens import end_of_text_id, tokenize
 
-# Sharpness of the comparison, and how much of a token vector's size the mark and its reading take.
-_SHARPNESS, _FLAG_BIAS, _VALUE_GAIN = 1.5, 6.0, 0.5
+# Size of a signal in a token's vector, as a share of the vector's own.
+_SIGNAL = 0.3
+# Logits: of what must win a softmax, and by how much an equal token outweighs any other.
+_FOCUS, _MATCH = 12.0, 20.0
+_EXTRA_HEADS = 2
+_SIZE = 8.0
+_SAMPLED_QUERIES, _SAMPLED_NEGATIVES, _EVERY = 100, 4, 3
 
 
 @torch.no_grad()
-def grow(folder: Path, model: ModelConfig, seed: int) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
-    """Reranker with one layer more than the embedder in `folder`; equal arguments give equal bytes.
+def grow(folder: Path, model: ModelConfig, judged: Sequence[Judged], seed: int) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
+    """Reranker with two layers and two heads more than the embedder in `folder`; equal arguments give equal bytes.
 
     Args:
-        folder: a Qwen2 embedder with one token table, as `build` makes them.
+        folder: a Qwen2 embedder with one token table, as `build` makes them with `init: cooccurrence`.
         model: of the reranker; its template must close the query with the end-of-text token.
-        seed: of the mark's direction and of what stays random.
+        judged: pairs from which scales and the last regression are taken; a few hundred suffice.
+        seed: of what stays random.
     """
+    embedder: Any
     embedder, tokenizer = load_model(folder, "embed")
-    config: Any = embedder.config
-    config.num_hidden_layers += 1
-    config.layer_types = [*config.layer_types, config.layer_types[-1]]
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        network = Qwen2ForCausalLM(config)
-        mark_D = torch.nn.functional.normalize(torch.randn(config.hidden_size), dim=0)
-    network.model.load_state_dict(embedder.state_dict(), strict=False)
-    keep_DD = torch.eye(config.hidden_size) - torch.outer(mark_D, mark_D)
-    for layer in network.model.layers[:-1]:  # nothing but the mark may point into its direction
-        for projection in (layer.self_attn.o_proj, layer.mlp.down_proj):
-            projection.weight.copy_(keep_DD @ projection.weight)
-    last = int(tokenize(tokenizer, [render_pair(model.template, "", "", "")[2]])[0][-1])
-    _set_tokens(network.model.embed_tokens.weight, keep_DD, mark_D, end_of_text_id(tokenizer), last, tokenizer)
-    _set_comparison(network.model.layers[-1], mark_D)
+        network = Qwen2ForCausalLM(_architecture(embedder.config))
+        growth = _Growth(embedder, network, tokenizer, model)
+        growth.set_tokens()
+        growth.set_marker()
+        growth.copy_layers()
+        growth.set_matcher()
+        set_comparison(Reranker(network, tokenizer, model), embedder.norm.weight, growth.directions, judged)
+        _enlarge(network)
     return network, tokenizer
 
 
-def _set_tokens(table_VD: Tensor, keep_DD: Tensor, mark_D: Tensor, closing: int, last: int, tokenizer: PreTrainedTokenizerFast) -> None:
-    table_VD.copy_(table_VD @ keep_DD)
-    table_VD[last] = table_VD[closing]  # so that both gather what stands before them in the same way
-    table_VD[closing] += mark_D * table_VD[closing].norm()
-    yes, no = single_token(tokenizer, "yes"), single_token(tokenizer, "no")
-    size = table_VD[yes].norm()
-    table_VD[yes], table_VD[no] = mark_D * size, -mark_D * size
+def sample_judged(corpus: Path, examples: Path, seed: int) -> list[Judged]:
+    """A few of a task's mined training queries, with the relevant passage and some of its hard negatives."""
+    passages = {passage.id: render_passage(passage) for passage in read_corpus(corpus)}
+    found = [example for example in read_examples(examples) if example.negatives]
+    chosen = random.Random(seed).sample(found, min(_SAMPLED_QUERIES, len(found)))
+    judged = []
+    for one in chosen:
+        ids = [one.positives[0], *one.negatives[::_EVERY][:_SAMPLED_NEGATIVES]]
+        judged.append(Judged(one.instruction, one.query, [passages[i] for i in ids]))
+    return judged
 
 
-def _set_comparison(layer: Any, mark_D: Tensor) -> None:
-    attention, identity = layer.self_attn, torch.eye(len(mark_D))
-    for projection in (attention.q_proj, attention.k_proj):
-        projection.weight.copy_(identity * _SHARPNESS)
-    for projection in (attention.v_proj, attention.o_proj):
-        projection.weight.copy_(identity * _VALUE_GAIN)
-    rows = slowest_rows(attention)  # they ask for the mark alone
-    attention.k_proj.weight[rows] = mark_D
-    attention.q_proj.weight[rows] = 0.0
-    attention.q_proj.bias[rows] = _FLAG_BIAS
-    layer.mlp.down_proj.weight.zero_()
+def _architecture(embedder: Any) -> Any:
+    config = copy.deepcopy(embedder)
+    config.head_dim = config.hidden_size // config.num_attention_heads
+    config.num_hidden_layers += 2
+    config.num_attention_heads = config.num_key_value_heads = config.num_attention_heads + _EXTRA_HEADS
+    config.layer_types = [config.layer_types[0]] * config.num_hidden_layers
+    return config
+
+
+def _enlarge(network: Any) -> None:
+    """Compute the same with a larger hidden state: steps of an optimiser, alike for all weights, then disturb it less."""
+    network.model.embed_tokens.weight.mul_(_SIZE)
+    for layer in network.model.layers:
+        layer.self_attn.o_proj.weight.mul_(_SIZE)
+        layer.mlp.down_proj.weight.mul_(_SIZE)
+    network.model.norm.weight.div_(_SIZE)  # the answers' rows are rows of the token table
+
+
+class _Growth:
+    """The layers up to the comparison, written into `network`."""
+
+    def __init__(self, embedder: Any, network: Any, tokenizer: PreTrainedTokenizerFast, model: ModelConfig) -> None:
+        self.source, self.base = embedder, network.model
+        self.closing = end_of_text_id(tokenizer)
+        self.last = int(tokenize(tokenizer, [render_pair(model.template, "", "", "")[2]])[0][-1])
+        self.max_tokens = model.max_pair_tokens
+        table_VD = embedder.embed_tokens.weight
+        basis_DD = torch.linalg.svd(table_VD, full_matrices=False).Vh
+        spare = len(fields(Directions))
+        self.directions = Directions(*basis_DD[-spare:])
+        self.content = basis_DD[:-spare]
+        self.keep_DD = self.content.T @ self.content
+        self.signal = float(table_VD.norm(dim=1).median()) * _SIGNAL
+
+    def set_tokens(self) -> None:
+        """Token vectors: the embedder's, with the signals that a token carries from the start."""
+        table_VD, to = self.base.embed_tokens.weight, self.directions
+        own_VD = self.source.embed_tokens.weight
+        rarity_V = own_VD[:, 0] / own_VD.norm(dim=1).clamp_min(1e-6)
+        rarity_V = ((rarity_V - rarity_V.mean()) / rarity_V.std()).clamp(-3, 3)
+        table_VD.copy_(own_VD @ self.keep_DD + self.signal * (to.text + torch.outer(rarity_V, to.rare) / 2))
+        self.end_D = own_VD[self.closing] @ self.keep_DD
+        # Both ends gather what stands before them in the same way. The closing token attends to itself in the first
+        # layer and would count as standing after itself; it starts that much below zero.
+        table_VD[self.closing] = self.end_D + self.signal * (to.closing - to.after)
+        table_VD[self.last] = self.end_D + self.signal * (to.last + to.text)
+
+    def set_marker(self) -> None:
+        """First layer: who sees the closing token gets the signal `after`."""
+        layer, to = self.base.layers[0], self.directions
+        head = heads_of(layer)[-1]
+        head.clear()
+        layer.self_attn.o_proj.weight.zero_()
+        layer.mlp.down_proj.weight.zero_()
+        reading = float(layer.input_layernorm(self.base.embed_tokens.weight[self.closing]) @ to.closing)
+        head.prefer(to.closing * (_FOCUS / reading))
+        head.carry(to.closing / reading, to.after * self.signal)
+
+    def copy_layers(self) -> None:
+        """The embedder's layers, blind for the signals, but a token after the closing one sees only its like."""
+        for source, layer in zip(self.source.layers, self.base.layers[1:-1], strict=True):
+            for name in ("input_layernorm", "post_attention_layernorm"):
+                getattr(layer, name).load_state_dict(getattr(source, name).state_dict())
+            self._copy_attention(source.self_attn, layer.self_attn, layer.input_layernorm.weight)
+            for name in ("gate_proj", "up_proj"):
+                getattr(layer.mlp, name).weight.copy_(self._blind(getattr(source.mlp, name).weight, layer.post_attention_layernorm.weight))
+            layer.mlp.down_proj.weight.copy_(self.keep_DD @ source.mlp.down_proj.weight)
+            self._separate(layer)
+
+    def _copy_attention(self, source: Any, target: Any, norm_D: Tensor) -> None:
+        own = source.o_proj.weight.shape[1]
+        for name in ("q_proj", "k_proj", "v_proj"):
+            old, new = getattr(source, name), getattr(target, name)
+            new.weight.zero_()
+            new.bias.zero_()
+            new.weight[:own] = self._blind(old.weight, norm_D)
+            new.bias[:own] = old.bias
+        target.o_proj.weight.zero_()
+        target.o_proj.weight[:, :own] = self.keep_DD @ source.o_proj.weight
+
+    def _blind(self, weight: Tensor, norm_D: Tensor) -> Tensor:
+        blind: Tensor = (weight * norm_D) @ self.keep_DD / norm_D
+        return blind
+
+    def _separate(self, layer: Any) -> None:
+        to, norm_D = self.directions, layer.input_layernorm.weight
+        # On tokens that stay in sight the terms cancel exactly, so that the gate changes nothing among them.
+        hidden_D = (to.text - to.after + to.closing) * (GATE / self._reading)
+        for head in heads_of(layer)[:-_EXTRA_HEADS]:
+            head.gate(to.after / self._reading / norm_D, -hidden_D / norm_D)
+
+    @property
+    def _reading(self) -> float:
+        """What a normalised passage token shows in the direction of one of its two signals."""
+        return _SIGNAL * math.sqrt(len(self.keep_DD) / (1 + 2 * _SIGNAL**2))
+
+    def set_matcher(self) -> None:
+        """New heads of the first embedder layer: equal tokens attract; those of the query say that it was one."""
+        layer, to = self.base.layers[1], self.directions
+        norm_D, table_VD = layer.input_layernorm.weight, self.base.embed_tokens.weight
+        end_D = self.end_D / self.end_D.norm()
+        normed_VD = table_VD / table_VD.pow(2).mean(1, keepdim=True).sqrt().clamp_min(1e-6)
+        slots = slow_pairs(self.base, self.max_tokens)
+        for head in heads_of(layer)[-_EXTRA_HEADS:]:
+            mixture = torch.linalg.qr(torch.randn(len(self.content), 2 * len(slots))).Q
+            hash_KD = mixture.T @ self.content
+            hash_KD -= torch.outer(hash_KD @ end_D, end_D)  # the two ends must look for nothing
+            hash_KD[:, 0] = 0.0  # rare tokens are not alike
+            sharpness = math.sqrt(_MATCH * math.sqrt(head.size) / float((normed_VD @ hash_KD.T).pow(2).sum(1).mean()))
+            head.compare(hash_KD * sharpness / norm_D, slots)
+            head.prefer(to.last * (_FOCUS / self._reading) / norm_D)  # the last token looks for nothing and finds itself
+            head.carry((to.text - to.after) / self._reading / norm_D, to.match * (self.signal / _EXTRA_HEADS))
+

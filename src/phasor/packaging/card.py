@@ -81,7 +81,7 @@ def _backbone(backbone: Any) -> str:
     if isinstance(backbone, PretrainedBackbone):
         return backbone.name + (f" at {backbone.revision}" if backbone.revision else "")
     if backbone.kind == "embedder":
-        return "grown from the warmed-up embedder by one layer"
+        return "grown from the warmed-up embedder by two layers"
     return f"built from config: {backbone.num_layers} layers of size {backbone.hidden_size}"
 
 

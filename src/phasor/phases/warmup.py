@@ -4,7 +4,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from phasor.artifacts import Report
 from phasor.config.model import EmbedderBackbone, ModelConfig, PretrainedBackbone
-from phasor.models.grown import grow
+from phasor.models.grown import grow, sample_judged
 from phasor.models.loading import load_backbone, make_network, save_model
 from phasor.models.scratch import backbone_texts
 from phasor.phases import Job, Paths
@@ -27,8 +27,9 @@ def run(job: Job, inputs: Paths, outputs: Paths) -> Report:
 
 def _backbone(job: Job, config: ModelConfig, inputs: Paths) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
     assert job.role
-    if isinstance(config.backbone, EmbedderBackbone):
-        return grow(inputs.one("embedder"), config, job.recipe.seed)
     corpora = {task: folder / "corpus.parquet" for task, folder in inputs.parts("data").items()}
     examples = {task: folder / "train.parquet" for task, folder in inputs.parts("mined").items()}
+    if isinstance(config.backbone, EmbedderBackbone):
+        judged = [one for task, corpus in corpora.items() for one in sample_judged(corpus, examples[task], job.recipe.seed)]
+        return grow(inputs.one("embedder"), config, judged, job.recipe.seed)
     return load_backbone(config, job.role, backbone_texts(corpora, examples, config.template), job.recipe.seed)

@@ -1,0 +1,215 @@
+"""The top layer of a grown reranker: similarity of query and passage, matches, and a regression of both.
+
+Shapes: N pairs, L tokens of the longest, D hidden size, H heads that measure similarity, E size of a head.
+"""
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from sklearn.linear_model import LogisticRegression
+from torch import Tensor
+
+from phasor.models.heads import Head, heads_of, slow_pairs
+from phasor.models.reranker import Reranker
+from phasor.models.tokens import Ids, end_of_text_id, single_token
+
+# Logit below which a token counts as out of sight.
+GATE = 12.0
+# Scale of the compared states: small enough to keep the softmax of two tokens nearly linear.
+_SHARPNESS = 0.5
+# Weight of a passage token in the mean of matches: logit per deviation of its rarity, and of the rest that shortens
+# passages do not get from being short.
+_RARITY, _REST = 0.7, 2.3
+# What outweighs the state that the comparison is added to, so that the answer does not depend on its size.
+_BALLAST = 4.0
+# Logits in the answer that are as large as that state.
+_LOGITS = 8.0
+_BATCH = 256
+
+
+@dataclass(frozen=True)
+class Directions:
+    """[D] unit vectors at right angles, one per signal.
+
+    Attributes:
+        closing: the token that ends the query.
+        last: the token at which the reranker answers.
+        text: any token but the closing one.
+        after: stands after the closing token.
+        rare: rarity of the token, half a signal per deviation from the mean.
+        match: found itself in the query.
+        answer: yes (positive) or no.
+    """
+
+    closing: Tensor
+    last: Tensor
+    text: Tensor
+    after: Tensor
+    rare: Tensor
+    match: Tensor
+    answer: Tensor
+
+
+@dataclass(frozen=True)
+class Judged:
+    """One training query with rendered passages; the first is relevant, the others are not."""
+
+    instruction: str
+    query: str
+    documents: Sequence[str]
+
+
+@dataclass(frozen=True)
+class _Sample:
+    """What the top layer sees: normalised states at the closing and at the last token, and typical readings.
+
+    Attributes:
+        queries: [N, D] at the closing tokens.
+        passages: [N, D] at the last tokens.
+        size: mean length of the last token's state before normalisation.
+        distance: mean number of tokens between the two.
+        closing: reading of `closing` at a closing token.
+        signal: reading of `text` at a passage token.
+    """
+
+    queries: Tensor
+    passages: Tensor
+    size: float
+    distance: float
+    closing: float
+    signal: float
+
+
+def set_comparison(reranker: Reranker, norm_D: Tensor, to: Directions, judged: Sequence[Judged]) -> None:
+    """Write the top layer, the final norm and the two answers.
+
+    Args:
+        reranker: with everything below in place.
+        norm_D: weights of the embedder's final norm: what the layer compares are embeddings.
+        to: the signals.
+        judged: pairs from which scales and the regression are taken.
+    """
+    base: Any = reranker.base
+    layer = base.layers[-1]
+    *alike, matching = heads_of(layer)
+    for head in (*alike, matching):
+        head.clear()
+    layer.mlp.down_proj.weight.zero_()
+    layer.input_layernorm.weight.copy_(norm_D)
+    closing = end_of_text_id(reranker.tokenizer)
+    groups = [_pairs(reranker, one, closing) for one in judged]
+    pairs = [pair for group in groups for pair in group]
+    sample = _observe(reranker, pairs, closing, to)
+    _set_similarity(base, alike, sample, to, norm_D, reranker.config.max_pair_tokens)
+    _set_matching(matching, sample, to, norm_D)
+    features_N2 = _features(reranker, alike, matching, pairs)
+    weights_2, constant = _regress(features_N2, [len(group) for group in groups])
+    answer_D = to.answer * sample.size / _LOGITS
+    for head in alike:
+        head.carry(to.closing / norm_D / sample.closing, answer_D * weights_2[0])
+    matching.carry(to.match / norm_D, answer_D * weights_2[1])
+    # The values of a head sum to one, so a constant value arrives as it is.
+    matching.carry(torch.zeros_like(norm_D), to.after * _BALLAST * sample.size + answer_D * constant, constant=1.0, slot=1)
+    base.norm.weight.fill_(1.0)
+    size = math.hypot(_BALLAST, 1.0) * _LOGITS / math.sqrt(len(norm_D)) / 2
+    table_VD = base.embed_tokens.weight
+    for word, sign in (("yes", 1), ("no", -1)):  # as text they say nothing any more; that they are text hides them
+        table_VD[single_token(reranker.tokenizer, word)] = size * (sign * to.answer + to.text)
+
+
+def _pairs(reranker: Reranker, judged: Judged, closing: int) -> list[Ids]:
+    head = reranker.head_tokens([judged.query], [judged.instruction])[0]
+    if head[-1] != closing or len(judged.documents) < 2:  # the query alone fills the pair
+        return []
+    documents = reranker.document_tokens(judged.documents)
+    return [reranker.pair(head, documents[i]) for i in range(len(documents))]
+
+
+def _states(reranker: Reranker, pairs: Sequence[Ids]) -> Iterator[tuple[Tensor, Tensor, Any]]:
+    """([N, L, D] states that enter the top layer, [N, H * E] values that leave its attention at the last token, batch)."""
+    layer = reranker.base.layers[-1]
+    seen: dict[str, Tensor] = {}
+    hooks = [
+        layer.register_forward_pre_hook(lambda _, args: seen.update(states=args[0])),
+        layer.self_attn.o_proj.register_forward_pre_hook(lambda _, args: seen.update(values=args[0])),
+    ]
+    for start in range(0, len(pairs), _BATCH):
+        batch = reranker.batch(pairs[start : start + _BATCH])
+        reranker.hidden_states(batch)
+        yield seen["states"], seen["values"][batch.last], batch
+    for hook in hooks:
+        hook.remove()
+
+
+def _observe(reranker: Reranker, pairs: Sequence[Ids], closing: int, to: Directions) -> _Sample:
+    norm = reranker.base.layers[-1].input_layernorm
+    parts: list[tuple[Tensor, ...]] = []
+    for states_NLD, _, batch in _states(reranker, pairs):
+        normed_NLD, (rows, last) = norm(states_NLD), batch.last
+        at = (batch.ids == closing).int().argmax(1)
+        parts.append((normed_NLD[rows, at], normed_NLD[rows, last], states_NLD[rows, last].norm(dim=1), (last - at).float()))
+    queries, passages, size_N, distance_N = (torch.cat(part) for part in zip(*parts, strict=True))
+    own = [float((states_ND / norm.weight @ direction).mean()) for states_ND, direction in ((queries, to.closing), (passages, to.text))]
+    return _Sample(queries, passages, float(size_N.mean()), float(distance_N.mean()), *own)
+
+
+def _set_similarity(base: Any, alike: Sequence[Head], sample: _Sample, to: Directions, norm_D: Tensor, max_tokens: int) -> None:
+    """The last token divides its attention between itself and the closing token, by how alike they are.
+
+    The parts of the states that vary most are dealt to the heads' slow pairs in turn, the rest to the fast ones: on
+    itself, at distance zero, a token's attention is then the same for all passages.
+    """
+    slow = slow_pairs(base, max_tokens)
+    fast = [pair for pair in range(alike[0].size // 2 - 1) if pair not in slow]
+    turn = base.rotary_emb.inv_freq * sample.distance
+    both = torch.cat([part - part.mean(0) for part in (sample.queries, sample.passages)])
+    signals_KD = torch.stack([getattr(to, name) for name in to.__dataclass_fields__])
+    parts_KD = torch.linalg.svd(both - both @ signals_KD.T @ signals_KD, full_matrices=False).Vh[: -len(signals_KD)]
+    for number, head in enumerate(alike):
+        rows_KD = parts_KD[number :: len(alike)] * _SHARPNESS
+        head.compare(rows_KD, slow + fast, turn)
+        own = slice(head.start, head.start + head.size)
+        query, key = head.attention.q_proj.weight[own], head.attention.k_proj.weight[own]
+        asked = sample.passages @ query.T
+        ahead = ((sample.queries - sample.passages) @ key.T * asked).sum(1) / math.sqrt(head.size)
+        hidden_D = (to.text - to.last) * (GATE / sample.signal)
+        head.prefer((to.closing * (-float(ahead.mean()) / sample.closing) - hidden_D) / norm_D)
+        head.carry(to.closing / norm_D / sample.closing, torch.zeros_like(norm_D))
+
+
+def _set_matching(head: Head, sample: _Sample, to: Directions, norm_D: Tensor) -> None:
+    """The last token averages the matches of passage tokens, rare ones more."""
+    hidden_D = (to.text - to.after + to.closing) * (GATE / sample.signal)
+    rarity_D = to.rare * (2 * _RARITY / sample.signal)
+    head.prefer((rarity_D + to.last * (_REST / sample.signal) - hidden_D) / norm_D)
+    head.carry(to.match / norm_D, torch.zeros_like(norm_D))
+
+
+def _features(reranker: Reranker, alike: Sequence[Head], matching: Head, pairs: Sequence[Ids]) -> Tensor:
+    """[N, 2] what the heads bring to the last token: similarity, summed over heads, and matches."""
+    starts = [head.start for head in alike]
+    values = [(at_last[:, starts].sum(1), at_last[:, matching.start]) for _, at_last, _ in _states(reranker, pairs)]
+    return torch.cat([torch.stack(both, 1) for both in values])
+
+
+def _regress(features_N2: Tensor, sizes: Sequence[int]) -> tuple[list[float], float]:
+    """Weights of the features and a constant.
+
+    The weights come from differences between a query's relevant passage and its others: training starts with queries
+    that are already ranked as firmly as the pairs allow. The constant puts zero where yes and no are as likely.
+    """
+    features = features_N2.numpy().astype(np.float64)
+    scale = features.std(0) + 1e-9
+    starts = np.cumsum([0, *sizes])[:-1]
+    differences = np.concatenate([features[s] - features[s + 1 : s + n] for s, n in zip(starts, sizes, strict=True) if n > 1]) / scale
+    ranking = LogisticRegression(fit_intercept=False)
+    ranking.fit(np.concatenate([differences, -differences]), np.repeat([1, 0], len(differences)))
+    weights = ranking.coef_[0] / scale
+    relevant = np.zeros(len(features), np.int64)
+    relevant[[start for start, size in zip(starts, sizes, strict=True) if size]] = 1
+    logit = LogisticRegression().fit((features @ weights)[:, None], relevant)
+    return [float(w) for w in weights], float(logit.intercept_[0] / logit.coef_[0, 0])
