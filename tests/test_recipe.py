@@ -195,3 +195,13 @@ def test_dump_then_parse_gives_an_equal_recipe(tree: dict[str, Any]) -> None:
 def test_anything_else_is_refused_with_one_error_type(value: Any) -> None:
     with pytest.raises(RecipeError):
         parse_recipe(yaml.safe_dump({"tasks": value}))
+
+
+def test_an_override_changes_one_of_two_blocks_that_share_an_anchor() -> None:
+    text = """
+tasks: {a: {instruction: find it, sources: [{kind: folder, path: p}]}}
+warmup: {embed: &same {learning_rate: 0.1}}
+enhance: {embed: *same}
+"""
+    recipe = parse_recipe(text, ["enhance.embed.learning_rate=0.2"])
+    assert (recipe.warmup.embed.learning_rate, recipe.enhance.embed.learning_rate) == (0.1, 0.2)

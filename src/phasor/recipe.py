@@ -140,10 +140,11 @@ def _apply(tree: dict[str, Any], override: str) -> None:
     *parents, last = key.split(".")
     node = tree
     for parent in parents:
-        child = node.setdefault(parent, {})
+        child = node.get(parent, {})
         if not isinstance(child, dict):
             raise RecipeError(f"--set {override!r}: {parent!r} holds {child!r}, which has no keys. Set the whole value instead.")
-        node = child
+        node[parent] = dict(child)  # YAML's aliases share one mapping; the others keep their value
+        node = node[parent]
     try:
         node[last] = yaml.safe_load(value)
     except yaml.YAMLError as error:

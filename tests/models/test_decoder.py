@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from transformers import PreTrainedModel, Qwen2Config, Qwen2Model, Qwen3Config, Qwen3Model
+from transformers import LlamaConfig, LlamaModel, PreTrainedModel, Qwen2Config, Qwen2Model, Qwen3Config, Qwen3Model
 
 from phasor.models import decoder
 from phasor.models.tokens import TokenBatch
@@ -15,6 +15,8 @@ SHAPE = {
 
 def model(kind: str) -> PreTrainedModel:
     torch.manual_seed(0)
+    if kind == "llama":
+        return LlamaModel(LlamaConfig(**SHAPE, attention_bias=True)).eval()
     return (Qwen2Model(Qwen2Config(**SHAPE)) if kind == "qwen2" else Qwen3Model(Qwen3Config(**SHAPE))).eval()
 
 
@@ -23,7 +25,7 @@ def batch(*lengths: int) -> TokenBatch:
     return TokenBatch(torch.randint(0, 50, (len(lengths), max(lengths)), generator=generator), torch.tensor(lengths))
 
 
-@pytest.mark.parametrize("kind", ["qwen2", "qwen3"])
+@pytest.mark.parametrize("kind", ["qwen2", "qwen3", "llama"])
 def test_final_states_equal_the_whole_forward_pass(kind: str) -> None:
     base, tokens = model(kind), batch(9, 1, 5)
     assert decoder.supported(base)
@@ -31,7 +33,7 @@ def test_final_states_equal_the_whole_forward_pass(kind: str) -> None:
     torch.testing.assert_close(decoder.final_states(base, tokens), whole, atol=1e-5, rtol=1e-5)
 
 
-@pytest.mark.parametrize("kind", ["qwen2", "qwen3"])
+@pytest.mark.parametrize("kind", ["qwen2", "qwen3", "llama"])
 def test_a_shared_prefix_equals_whole_sequences(kind: str) -> None:
     base, tokens, prefix = model(kind), batch(7, 2, 4), batch(6).ids
     ids = torch.cat((prefix.expand(3, -1), tokens.ids), dim=1)

@@ -1,48 +1,96 @@
-"""A reranker grown from an embedder: one layer more, and one direction that means yes."""
+"""A reranker grown from an embedder: the embedder inside, a search for the query's words, and a regression of both."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from torch.nn.functional import cosine_similarity
 
 from phasor.config.model import EmbedderBackbone, ModelConfig, ModelsConfig, PretrainedBackbone, ScratchBackbone
+from phasor.models.comparison import Judged
+from phasor.models.embedder import Embedder
 from phasor.models.grown import grow
-from phasor.models.loading import save_model
+from phasor.models.loading import load_model, save_model
+from phasor.models.reranker import Reranker
 from phasor.models.scratch import build
-from phasor.models.tokens import end_of_text_id, single_token
 
-BIRDS, METALS = ("sparrow", "heron", "magpie", "falcon", "osprey", "wren"), ("copper", "cobalt", "nickel", "silver", "zinc", "tin")
+BIRDS = ("sparrow", "heron", "magpie", "falcon", "osprey", "wren", "plover", "curlew", "dunlin", "siskin", "linnet", "ouzel")
+METALS = ("copper", "cobalt", "nickel", "silver", "zinc", "tin", "iridium", "osmium", "gallium", "indium", "bismuth", "radium")
 CONFIG = ModelConfig(template="brief", backbone=EmbedderBackbone(), max_pair_tokens=64)
+BACKBONE = ScratchBackbone(vocab_size=420, hidden_size=64, intermediate_size=64, num_layers=1, num_heads=2, init="cooccurrence")
+EMBEDDER = ModelConfig(template="brief", backbone=BACKBONE, max_query_tokens=64, max_passage_tokens=64)
+
+
+def sentences(words: tuple[str, ...], count: int, seed: int) -> list[str]:
+    rng = np.random.default_rng(seed)
+    return [" ".join(rng.choice(words, 8)) for _ in range(count)]
+
+
+def judged() -> list[Judged]:
+    """Queries of two words of their passage, against passages of the same topic and of the other."""
+    found = []
+    for own, other, seed in ((BIRDS, METALS, 0), (METALS, BIRDS, 1)):
+        same, strange = sentences(own, 60, seed), sentences(other, 60, seed + 2)
+        found += [
+            Judged("find it", " ".join(text.split()[:2]), (text, *(t for t in same[i + 1 : i + 3] if text.split()[0] not in t), strange[i]))
+            for i, text in enumerate(same)
+        ]
+    return found
 
 
 @pytest.fixture(scope="module")
 def embedder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    rng = np.random.default_rng(0)
-    texts = [" ".join(rng.choice(words, 8)) for words in (BIRDS, METALS) for _ in range(200)]
-    backbone = ScratchBackbone(vocab_size=320, hidden_size=32, intermediate_size=32, num_layers=1, num_heads=4, init="cooccurrence")
     folder = tmp_path_factory.mktemp("embedder")
-    save_model(*build(ModelConfig(backbone=backbone), backbone, "embed", texts, seed=0), folder)
+    texts = [*sentences(BIRDS, 200, 5), *sentences(METALS, 200, 6), "Instruct: find it Query:"]
+    save_model(*build(EMBEDDER, BACKBONE, "embed", texts, seed=0), folder)
     return folder
 
 
-def test_nothing_but_the_mark_points_to_yes(embedder: Path) -> None:
-    network, tokenizer = grow(embedder, CONFIG, seed=0)
-    table = network.get_input_embeddings().weight.detach()
-    yes, no, closing = single_token(tokenizer, "yes"), single_token(tokenizer, "no"), end_of_text_id(tokenizer)
-    torch.testing.assert_close(table[yes], -table[no])
-    along = (table @ (table[yes] / table[yes].norm())).abs()
-    marked = set(torch.nonzero(along > 1e-5).flatten().tolist())
-    assert marked == {yes, no, closing}
+@pytest.fixture(scope="module")
+def grown(embedder: Path) -> Reranker:
+    return Reranker(*grow(embedder, CONFIG, judged(), seed=0), CONFIG)
+
+
+@torch.no_grad()
+def test_the_embedder_lives_on_inside(embedder: Path, grown: Reranker) -> None:
+    own = Embedder(*load_model(embedder, "embed"), EMBEDDER)
+    query, passage = "heron wren", sentences(BIRDS, 1, 9)[0]
+    head, document = grown.head_tokens([query], ["find it"])[0], grown.document_tokens([passage])[0]
+    seen: dict[str, Any] = {}
+    layer = grown.base.layers[-1]
+    hook = layer.input_layernorm.register_forward_hook(lambda _, __, out: seen.update(states=out))
+    grown.hidden_states(grown.batch([grown.pair(head, document)]))
+    hook.remove()
+    states = seen["states"][0]
+    for vector, state in (
+        (own.encode_queries([query], ["find it"])[0], states[len(head) - 1]), (own.encode_documents([passage])[0], states[-1]),
+    ):
+        assert cosine_similarity(torch.from_numpy(vector), state, dim=0) > 0.9
+
+
+def test_before_training_it_ranks_its_queries(grown: Reranker) -> None:
+    scores = [grown.score(one.instruction, one.query, one.documents) for one in judged()]
+    first = float(np.mean([row[0] == row.max() for row in scores]))
+    topic = float(np.mean([row[0] > row[-1] for row in scores]))
+    assert topic > 0.95
+    assert first > 0.8
+
+
+def test_scores_are_probabilities_of_both_kinds(grown: Reranker) -> None:
+    scores = np.concatenate([grown.score(one.instruction, one.query, one.documents) for one in judged()])
+    assert scores.min() < 0.3 < 0.6 < scores.max()
 
 
 def test_equal_arguments_give_equal_weights(embedder: Path) -> None:
-    first, second = (dict(grow(embedder, CONFIG, seed=3)[0].named_parameters()) for _ in range(2))
+    first, second = (dict(grow(embedder, CONFIG, judged(), seed=3)[0].named_parameters()) for _ in range(2))
     assert all(bool((first[name] == second[name]).all()) for name in first)
 
 
-def test_it_has_one_layer_more(embedder: Path) -> None:
-    assert grow(embedder, CONFIG, seed=0)[0].config.num_hidden_layers == 2
+def test_it_has_two_layers_and_two_heads_more(grown: Reranker) -> None:
+    config: Any = grown.model.config
+    assert (config.num_hidden_layers, config.num_attention_heads, config.num_key_value_heads, config.head_dim) == (3, 4, 4, 32)
 
 
 @pytest.mark.parametrize(
@@ -50,7 +98,8 @@ def test_it_has_one_layer_more(embedder: Path) -> None:
     [
         ({"embed": ModelConfig(backbone=EmbedderBackbone())}, "embed.backbone"),
         ({"embed": ModelConfig(backbone=PretrainedBackbone(name="x")), "rerank": CONFIG}, "scratch"),
-        ({"rerank": ModelConfig(backbone=EmbedderBackbone())}, "brief"),
+        ({"embed": ModelConfig(backbone=ScratchBackbone()), "rerank": CONFIG}, "init cooccurrence"),
+        ({"embed": EMBEDDER, "rerank": ModelConfig(backbone=EmbedderBackbone())}, "brief"),
     ],
 )
 def test_what_cannot_grow_is_refused(models: dict[str, ModelConfig], message: str) -> None:

@@ -18,7 +18,7 @@ from torch import Tensor
 from phasor.models.tokens import TokenBatch
 
 Prefix = list[tuple[Tensor, Tensor]]
-_ARCHITECTURES = {"qwen2", "qwen3"}
+_ARCHITECTURES = {"qwen2", "qwen3", "llama"}
 
 
 def supported(base: Any) -> bool:
@@ -26,7 +26,7 @@ def supported(base: Any) -> bool:
     config: Any = base.config
     return (
         config.model_type in _ARCHITECTURES
-        and set(config.layer_types) == {"full_attention"}
+        and set(getattr(config, "layer_types", None) or ["full_attention"]) == {"full_attention"}
         and not config.attention_dropout
         and not base.is_activation_checkpointing
     )
