@@ -9,6 +9,7 @@ import torch
 from torch.nn.functional import cosine_similarity
 
 from phasor.config.model import EmbedderBackbone, ModelConfig, ModelsConfig, PretrainedBackbone, ScratchBackbone
+from phasor.errors import ModelError
 from phasor.models.comparison import Judged
 from phasor.models.embedder import Embedder
 from phasor.models.grown import grow
@@ -86,6 +87,11 @@ def test_scores_are_probabilities_of_both_kinds(grown: Reranker) -> None:
 def test_equal_arguments_give_equal_weights(embedder: Path) -> None:
     first, second = (dict(grow(embedder, CONFIG, judged(), seed=3)[0].named_parameters()) for _ in range(2))
     assert all(bool((first[name] == second[name]).all()) for name in first)
+
+
+def test_without_negatives_it_says_what_to_do(embedder: Path) -> None:
+    with pytest.raises(ModelError, match="phase mine"):
+        grow(embedder, CONFIG, [Judged("find it", "wren", ["heron wren"])], seed=0)
 
 
 def test_it_has_two_layers_and_two_heads_more(grown: Reranker) -> None:

@@ -13,6 +13,7 @@ import torch
 from sklearn.linear_model import LogisticRegression
 from torch import Tensor
 
+from phasor.errors import ModelError
 from phasor.models.heads import Head, heads_of, slow_pairs
 from phasor.models.reranker import Reranker
 from phasor.models.tokens import Ids, end_of_text_id, single_token
@@ -92,6 +93,9 @@ def set_comparison(reranker: Reranker, norm_D: Tensor, to: Directions, judged: S
         norm_D: weights of the embedder's final norm: what the layer compares are embeddings.
         to: the signals.
         judged: pairs from which scales and the regression are taken.
+
+    Raises:
+        ModelError: there is no pair to take them from.
     """
     base: Any = reranker.base
     layer = base.layers[-1]
@@ -103,6 +107,11 @@ def set_comparison(reranker: Reranker, norm_D: Tensor, to: Directions, judged: S
     closing = end_of_text_id(reranker.tokenizer)
     groups = [_pairs(reranker, one, closing) for one in judged]
     pairs = [pair for group in groups for pair in group]
+    if not pairs:
+        raise ModelError(
+            "no training query has hard negatives, so the reranker cannot be grown from the embedder. Check the report of "
+            "phase mine, or raise model.rerank.max_pair_tokens if instruction and query alone fill it."
+        )
     sample = _observe(reranker, pairs, closing, to)
     _set_similarity(base, alike, sample, to, norm_D, reranker.config.max_pair_tokens)
     _set_matching(matching, sample, to, norm_D)

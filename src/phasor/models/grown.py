@@ -40,6 +40,7 @@ _SIGNAL = 0.3
 # Logits: of what must win a softmax, and by how much an equal token outweighs any other.
 _FOCUS, _MATCH = 12.0, 20.0
 _EXTRA_HEADS = 2
+# Factor on the hidden state. At 1, a hundred steps at a rate of 2e-6 lose a sixth of nDCG@10; at 8, none at 3e-6.
 _SIZE = 8.0
 _SAMPLED_QUERIES, _SAMPLED_NEGATIVES, _EVERY = 100, 4, 3
 
