@@ -12,12 +12,14 @@ from typing import Any
 
 import torch
 import transformers
+from torch import Tensor
+from torch.nn.functional import pad
 from transformers import LlamaConfig, LlamaForCausalLM, LlamaModel, PreTrainedModel, Qwen2ForCausalLM, Qwen2Tokenizer
 
 from phasor.errors import ModelError
 
 _SHARED = (
-    "vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads", "hidden_act",
+    "vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "hidden_act",
     "max_position_embeddings", "initializer_range", "rms_norm_eps", "tie_word_embeddings", "rope_parameters", "pad_token_id",
     "bos_token_id", "eos_token_id", "dtype",
 )
@@ -53,13 +55,35 @@ def servable(model: PreTrainedModel, backend: Mapping[str, Any]) -> PreTrainedMo
         return model
     if set(model.config.layer_types) != {"full_attention"}:
         raise ModelError("package: sliding-window Qwen2 can only be served with Qwen2's own tokenizer. Choose another backbone.")
-    config = LlamaConfig(**{name: getattr(model.config, name) for name in _SHARED}, attention_bias=True)
+    heads, weights = _whole_heads(model)
+    config = LlamaConfig(**{name: getattr(model.config, name) for name in _SHARED}, **heads, attention_bias=True)
     with torch.device("meta"):
         twin = LlamaForCausalLM(config) if isinstance(model, Qwen2ForCausalLM) else LlamaModel(config)
-    weights = model.state_dict()
     biases = {name: torch.zeros(part.shape, dtype=model.dtype) for name, part in twin.state_dict().items() if name not in weights}
     twin.load_state_dict({**weights, **biases}, assign=True)
     return twin
+
+
+def _whole_heads(model: PreTrainedModel) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Settings of the heads and all weights, with as many empty heads added as Llama's divisor rule asks for.
+
+    Llama wants the hidden size to be a multiple of the number of heads; a grown reranker has two more than that. A
+    head whose values are zero changes nothing.
+    """
+    config: Any = model.config
+    heads, hidden = config.num_attention_heads, config.hidden_size
+    size = getattr(config, "head_dim", None) or hidden // heads
+    added = next(count for count in range(heads, hidden + 1) if hidden % count == 0) - heads
+    settings = {"num_attention_heads": heads + added, "num_key_value_heads": config.num_key_value_heads + added, "head_dim": size}
+    weights = model.state_dict()
+    if added:
+        for name, weight in weights.items():
+            part = name.split(".")[-2]
+            if part in ("q_proj", "k_proj", "v_proj"):
+                weights[name] = pad(weight, (0, 0) * (weight.dim() - 1) + (0, added * size))
+            elif part == "o_proj":
+                weights[name] = pad(weight, (0, added * size))
+    return settings, weights
 
 
 def _replaced(backend: Mapping[str, Any]) -> bool:
