@@ -21,7 +21,7 @@ help:  ## show the targets
 	$(BIN)/uv pip install -q --python $(BIN)/python --target .legacy --no-deps --require-hashes -r requirements-legacy.lock
 	@touch $@
 
-demo: .venv/.installed  ## the whole recipe on real text, both roles, about five minutes on two cores
+demo: .venv/.installed  ## the whole recipe on real text, both roles
 	$(BIN)/phasor repro
 	$(BIN)/phasor results
 
