@@ -5,7 +5,7 @@ Shapes: N pairs, L tokens of the longest, D hidden size, H heads that measure si
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
@@ -53,6 +53,11 @@ class Directions:
     rare: Tensor
     match: Tensor
     answer: Tensor
+
+    @property
+    def not_passage(self) -> Tensor:
+        """[D] what shows on the query and on the closing token, and cancels exactly on everything after them."""
+        return self.text - self.after + self.closing
 
 
 @dataclass(frozen=True)
@@ -119,10 +124,11 @@ def set_comparison(reranker: Reranker, norm_D: Tensor, to: Directions, judged: S
     weights_2, constant = _regress(features_N2, [len(group) for group in groups])
     answer_D = to.answer * sample.size / _LOGITS
     for head in alike:
-        head.carry(to.closing / norm_D / sample.closing, answer_D * weights_2[0])
-    matching.carry(to.match / norm_D, answer_D * weights_2[1])
-    # The values of a head sum to one, so a constant value arrives as it is.
-    matching.carry(torch.zeros_like(norm_D), to.after * _BALLAST * sample.size + answer_D * constant, constant=1.0, slot=1)
+        head.write(answer_D * weights_2[0])
+    matching.write(answer_D * weights_2[1])
+    # The weights of attention sum to one, so a constant value arrives as it is.
+    matching.read(torch.zeros_like(norm_D), constant=1.0, slot=1)
+    matching.write(to.after * _BALLAST * sample.size + answer_D * constant, slot=1)
     base.norm.weight.fill_(1.0)
     size = math.hypot(_BALLAST, 1.0) * _LOGITS / math.sqrt(len(norm_D)) / 2
     table_VD = base.embed_tokens.weight
@@ -176,7 +182,7 @@ def _set_similarity(base: Any, alike: Sequence[Head], sample: _Sample, to: Direc
     fast = [pair for pair in range(alike[0].size // 2 - 1) if pair not in slow]
     turn = base.rotary_emb.inv_freq * sample.distance
     both = torch.cat([part - part.mean(0) for part in (sample.queries, sample.passages)])
-    signals_KD = torch.stack([getattr(to, name) for name in to.__dataclass_fields__])
+    signals_KD = torch.stack([getattr(to, one.name) for one in fields(to)])
     parts_KD = torch.linalg.svd(both - both @ signals_KD.T @ signals_KD, full_matrices=False).Vh[: -len(signals_KD)]
     for number, head in enumerate(alike):
         rows_KD = parts_KD[number :: len(alike)] * _SHARPNESS
@@ -187,15 +193,15 @@ def _set_similarity(base: Any, alike: Sequence[Head], sample: _Sample, to: Direc
         ahead = ((sample.queries - sample.passages) @ key.T * asked).sum(1) / math.sqrt(head.size)
         hidden_D = (to.text - to.last) * (GATE / sample.signal)
         head.prefer((to.closing * (-float(ahead.mean()) / sample.closing) - hidden_D) / norm_D)
-        head.carry(to.closing / norm_D / sample.closing, torch.zeros_like(norm_D))
+        head.read(to.closing / norm_D / sample.closing)
 
 
 def _set_matching(head: Head, sample: _Sample, to: Directions, norm_D: Tensor) -> None:
     """The last token averages the matches of passage tokens, rare ones more."""
-    hidden_D = (to.text - to.after + to.closing) * (GATE / sample.signal)
+    hidden_D = to.not_passage * (GATE / sample.signal)
     rarity_D = to.rare * (2 * _RARITY / sample.signal)
     head.prefer((rarity_D + to.last * (_REST / sample.signal) - hidden_D) / norm_D)
-    head.carry(to.match / norm_D, torch.zeros_like(norm_D))
+    head.read(to.match / norm_D)
 
 
 def _features(reranker: Reranker, alike: Sequence[Head], matching: Head, pairs: Sequence[Ids]) -> Tensor:

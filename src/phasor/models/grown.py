@@ -28,12 +28,12 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast, Qwen2ForCausa
 
 from phasor.config.model import ModelConfig
 from phasor.data.records import read_corpus, read_examples
-from phasor.data.templates import render_pair, render_passage
+from phasor.data.templates import render_passage
 from phasor.models.comparison import GATE, Directions, Judged, set_comparison
 from phasor.models.heads import heads_of, slow_pairs
 from phasor.models.loading import load_model
 from phasor.models.reranker import Reranker
-from phasor.models.tokens import end_of_text_id, tokenize
+from phasor.models.tokens import end_of_text_id
 
 # Size of a signal in a token's vector, as a share of the vector's own.
 _SIGNAL = 0.3
@@ -60,12 +60,13 @@ def grow(folder: Path, model: ModelConfig, judged: Sequence[Judged], seed: int) 
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         network = Qwen2ForCausalLM(_architecture(embedder.config))
-        growth = _Growth(embedder, network, tokenizer, model)
+        reranker = Reranker(network, tokenizer, model)
+        growth = _Growth(embedder, reranker)
         growth.set_tokens()
         growth.set_marker()
         growth.copy_layers()
         growth.set_matcher()
-        set_comparison(Reranker(network, tokenizer, model), embedder.norm.weight, growth.directions, judged)
+        set_comparison(reranker, embedder.norm.weight, growth.directions, judged)
         _enlarge(network)
     return network, tokenizer
 
@@ -101,13 +102,13 @@ def _enlarge(network: Any) -> None:
 
 
 class _Growth:
-    """The layers up to the comparison, written into `network`."""
+    """The layers up to the comparison, written into the reranker."""
 
-    def __init__(self, embedder: Any, network: Any, tokenizer: PreTrainedTokenizerFast, model: ModelConfig) -> None:
-        self.source, self.base = embedder, network.model
-        self.closing = end_of_text_id(tokenizer)
-        self.last = int(tokenize(tokenizer, [render_pair(model.template, "", "", "")[2]])[0][-1])
-        self.max_tokens = model.max_pair_tokens
+    def __init__(self, embedder: Any, reranker: Reranker) -> None:
+        self.source, self.base = embedder, reranker.base
+        self.closing = end_of_text_id(reranker.tokenizer)
+        self.last = int(reranker.tail[-1])
+        self.max_tokens = reranker.config.max_pair_tokens
         table_VD = embedder.embed_tokens.weight
         basis_DD = torch.linalg.svd(table_VD, full_matrices=False).Vh
         spare = len(fields(Directions))
@@ -138,7 +139,8 @@ class _Growth:
         layer.mlp.down_proj.weight.zero_()
         reading = float(layer.input_layernorm(self.base.embed_tokens.weight[self.closing]) @ to.closing)
         head.prefer(to.closing * (_FOCUS / reading))
-        head.carry(to.closing / reading, to.after * self.signal)
+        head.read(to.closing / reading)
+        head.write(to.after * self.signal)
 
     def copy_layers(self) -> None:
         """The embedder's layers, blind for the signals, but a token after the closing one sees only its like."""
@@ -169,7 +171,7 @@ class _Growth:
     def _separate(self, layer: Any) -> None:
         to, norm_D = self.directions, layer.input_layernorm.weight
         # On tokens that stay in sight the terms cancel exactly, so that the gate changes nothing among them.
-        hidden_D = (to.text - to.after + to.closing) * (GATE / self._reading)
+        hidden_D = to.not_passage * (GATE / self._reading)
         for head in heads_of(layer)[:-_EXTRA_HEADS]:
             head.gate(to.after / self._reading / norm_D, -hidden_D / norm_D)
 
@@ -193,5 +195,6 @@ class _Growth:
             sharpness = math.sqrt(_MATCH * math.sqrt(head.size) / float((normed_VD @ hash_KD.T).pow(2).sum(1).mean()))
             head.compare(hash_KD * sharpness / norm_D, slots)
             head.prefer(to.last * (_FOCUS / self._reading) / norm_D)  # the last token looks for nothing and finds itself
-            head.carry((to.text - to.after) / self._reading / norm_D, to.match * (self.signal / _EXTRA_HEADS))
+            head.read((to.text - to.after) / self._reading / norm_D)
+            head.write(to.match * (self.signal / _EXTRA_HEADS))
 

@@ -66,12 +66,14 @@ class Head:
         self.attention.q_proj.weight[own] += turned
         self.attention.k_proj.weight[own] += torch.cat((rows[0], rows[1]))
 
-    def carry(self, value_D: Tensor, output_D: Tensor, constant: float = 0.0, slot: int = 0) -> None:
-        """Bring the attended tokens' `value_D @ x + constant` into the direction `output_D`."""
-        row = self.start + slot
-        self.attention.v_proj.weight[row] = value_D
-        self.attention.v_proj.bias[row] = constant
-        self.attention.o_proj.weight[:, row] = output_D
+    def read(self, value_D: Tensor, constant: float = 0.0, slot: int = 0) -> None:
+        """Gather `value_D @ x + constant` of the attended tokens."""
+        self.attention.v_proj.weight[self.start + slot] = value_D
+        self.attention.v_proj.bias[self.start + slot] = constant
+
+    def write(self, output_D: Tensor, slot: int = 0) -> None:
+        """Add what was gathered to the state, in the direction `output_D`."""
+        self.attention.o_proj.weight[:, self.start + slot] = output_D
 
 
 def heads_of(layer: Any) -> list[Head]:
