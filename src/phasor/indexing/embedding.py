@@ -20,7 +20,7 @@ from phasor.errors import ArtifactError, ModelError
 from phasor.indexing.documents import Document, to_table
 from phasor.models.embedder import Embedder
 from phasor.models.network import Vectors
-from phasor.packaging.golden import decode_vector, read_golden
+from phasor.packaging.golden import least_cosine, read_golden
 from phasor.progress import progress
 from phasor.serving.builtin import load_network
 from phasor.serving.bundle import Bundle
@@ -39,7 +39,7 @@ class PassageEmbedder:
         self._dims, self._batch_size = dims, batch_size
         golden = read_golden(bundle.folder)
         found = self._network.encode_documents([document.text for document in golden.documents], batch_size)
-        cosine = float(np.min(np.sum(found * np.stack([decode_vector(document.vector) for document in golden.documents]), axis=1)))
+        cosine = least_cosine(found, [document.vector for document in golden.documents])
         if not cosine >= golden.min_cosine:
             raise ModelError(f"{bundle.folder}: least cosine with a golden vector {cosine:.6f}, below {golden.min_cosine}. Fetch it again.")
 

@@ -127,6 +127,11 @@ def decode_vector(text: str) -> NDArray[np.float32]:
     return np.frombuffer(base64.b64decode(text), dtype="<f4")
 
 
+def least_cosine(found_ND: NDArray[np.floating], wanted: Sequence[str]) -> float:
+    """Of N unit vectors with the golden ones that belong to them, as `encode_vector` wrote these; NaN if any is."""
+    return float(np.min(np.sum(found_ND * np.stack([decode_vector(text) for text in wanted]), axis=1)))
+
+
 def _golden_query(probe: Probe, vector: NDArray[np.float32], embedder: Embedder) -> GoldenQuery:
     text = render_query(embedder.config.template, probe.instruction, probe.query)
     return GoldenQuery(instruction=probe.instruction, query=probe.query, text=text, vector=encode_vector(vector))

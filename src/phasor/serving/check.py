@@ -8,7 +8,7 @@ import httpx
 import numpy as np
 
 from phasor.errors import EndpointError, ModelError
-from phasor.packaging.golden import Golden, decode_vector, read_golden
+from phasor.packaging.golden import Golden, decode_vector, least_cosine, read_golden
 from phasor.packaging.verification import verify_bundle
 from phasor.settings import settings
 
@@ -56,7 +56,10 @@ def _vectors(client: httpx.Client, name: str, golden: Golden) -> float:
     lost = wanted.max(axis=1) - wanted[np.arange(len(first)), first]
     if lost.max() > 2 * (1 - golden.min_cosine) ** 0.5:  # a passage that was nearly as good may come first
         raise ModelError(f"{client.base_url} ranks another golden passage first for query {int(lost.argmax())}. See what it serves.")
-    return float(min(np.sum(np.array(queries) * wanted_q, axis=1).min(), np.sum(documents * wanted_d, axis=1).min()))
+    return min(
+        least_cosine(np.array(queries), [query.vector for query in golden.queries]),
+        least_cosine(documents, [document.vector for document in golden.documents]),
+    )
 
 
 def _scores(client: httpx.Client, name: str, golden: Golden) -> float:

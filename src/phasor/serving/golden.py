@@ -7,7 +7,7 @@ from itertools import groupby
 import numpy as np
 
 from phasor.models.network import Vectors
-from phasor.packaging.golden import Golden, GoldenPair, decode_vector
+from phasor.packaging.golden import Golden, GoldenPair, decode_vector, least_cosine
 from phasor.serving.engine import Engine, EngineError
 from phasor.serving.rendering import Renderer
 
@@ -53,10 +53,10 @@ async def prove(engine: Engine, renderer: Renderer, golden: Golden) -> Proof:
 
 
 def _cosines(found: Vectors, wanted: Sequence[str]) -> float:
-    vectors = np.stack([decode_vector(text) for text in wanted])
-    if found.shape != vectors.shape:
-        raise EngineError(f"vectors of shape {found.shape} where the bundle's have {vectors.shape}")
-    return float(np.min(np.sum(found * vectors, axis=1)))
+    shape = (len(wanted), len(decode_vector(wanted[0])))
+    if found.shape != shape:
+        raise EngineError(f"vectors of shape {found.shape} where the bundle's have {shape}")
+    return least_cosine(found, wanted)
 
 
 def _difference(found: Vectors, wanted: Sequence[GoldenPair]) -> float:
