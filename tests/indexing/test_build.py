@@ -127,13 +127,18 @@ def counting(monkeypatch: pytest.MonkeyPatch, stop_after: int | None = None) -> 
     return seen
 
 
-def test_an_interrupted_build_goes_on_where_it_was(
-    build: Build, bundle: Bundle, embedder: Embedder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def interrupt(build: Build, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A build of shards of ten that stops in the middle."""
     with monkeypatch.context() as patch:
         counting(patch, stop_after=4)
         with pytest.raises(InterruptedBuildError):
             build(shard_passages=10)
+
+
+def test_an_interrupted_build_goes_on_where_it_was(
+    build: Build, bundle: Bundle, embedder: Embedder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    interrupt(build, monkeypatch)
     assert not (tmp_path / "index" / "current.json").exists()
     seen = counting(monkeypatch)
     build(shard_passages=10)
@@ -144,10 +149,7 @@ def test_an_interrupted_build_goes_on_where_it_was(
 def test_after_an_interruption_changed_documents_are_embedded_anew(
     build: Build, bundle: Bundle, embedder: Embedder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with monkeypatch.context() as patch:
-        counting(patch, stop_after=4)
-        with pytest.raises(InterruptedBuildError):
-            build(shard_passages=10)
+    interrupt(build, monkeypatch)
     documents = world.rows()
     documents[15]["text"] = "Something else entirely."
     seen = counting(monkeypatch)

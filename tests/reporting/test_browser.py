@@ -1,50 +1,27 @@
 """report.html in a real Chromium."""
 
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, Page
+from tests.browser import CONTRAST, LOOKS, Shown, launched, needs_chromium, opened
 
-CHROMIUM = next((path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None)
-pytestmark = [pytest.mark.browser, pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")]
-
-# Contrast as WCAG 2 defines it, between the text of an element and the nearest background behind it.
-CONTRAST = """elements => elements.map(element => {
-  const light = text => {
-    const parts = text.match(/[\\d.]+/g).map(Number).slice(0, 3)
-      .map(v => v / 255 <= 0.03928 ? v / 255 / 12.92 : ((v / 255 + 0.055) / 1.055) ** 2.4);
-    return 0.2126 * parts[0] + 0.7152 * parts[1] + 0.0722 * parts[2];
-  };
-  let behind = element;
-  while (behind.parentElement && /, 0\\)$|transparent/.test(getComputedStyle(behind).backgroundColor)) behind = behind.parentElement;
-  const style = getComputedStyle(element), ink = element.closest('svg') ? style.fill : style.color;
-  const pair = [light(ink), light(getComputedStyle(behind).backgroundColor)].sort((a, b) => b - a);
-  return (pair[0] + 0.05) / (pair[1] + 0.05);
-})"""
+pytestmark = needs_chromium
 
 
 @pytest.fixture(scope="module")
 def chromium() -> Iterator[Browser]:
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+    with launched() as browser:
         yield browser
-        browser.close()
 
 
-@pytest.fixture(params=[(1280, "light"), (1280, "dark"), (380, "light"), (380, "dark")], ids=lambda p: f"{p[0]}-{p[1]}")
-def shown(chromium: Browser, page: Path, request: pytest.FixtureRequest) -> Iterator[tuple[Page, list[str]]]:
+@pytest.fixture(params=LOOKS, ids=lambda p: f"{p[0]}-{p[1]}")
+def shown(chromium: Browser, page: Path, request: pytest.FixtureRequest) -> Iterator[Shown]:
     """The page at one width and in one theme, with everything it complained about or asked the network for."""
-    width, theme = request.param
-    tab, complaints = chromium.new_page(viewport={"width": width, "height": 800}, color_scheme=theme), list[str]()
-    tab.on("console", lambda message: complaints.append(f"{message.type}: {message.text}"))
-    tab.on("pageerror", lambda error: complaints.append(str(error)))
-    tab.on("request", lambda asked: complaints.append(asked.url) if not asked.url.startswith(("file:", "data:")) else None)
-    tab.goto(page.as_uri())
-    yield tab, complaints
-    tab.close()
+    with opened(chromium, page.as_uri(), own="file:", look=request.param) as found:
+        yield found
 
 
 def test_the_page_is_quiet_fits_and_shows_every_plot(shown: tuple[Page, list[str]]) -> None:

@@ -5,34 +5,25 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, Error, Page, expect, sync_playwright
-from tests.reporting.test_browser import CHROMIUM, CONTRAST
+from playwright.sync_api import Browser, Error, Page, expect
+from tests.browser import CONTRAST, LOOKS, Shown, launched, needs_chromium, opened
 from tests.serving import world
 
-pytestmark = [pytest.mark.browser, pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")]
+pytestmark = needs_chromium
 QUERY, OWN = "the gzip of a socket", "Find something about cafés."
-Shown = tuple[Page, list[str]]
 
 
 @pytest.fixture(scope="module")
 def chromium() -> Iterator[Browser]:
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+    with launched() as browser:
         yield browser
-        browser.close()
 
 
-@pytest.fixture(params=[(1280, "light"), (1280, "dark"), (380, "light"), (380, "dark")], ids=lambda p: f"{p[0]}-{p[1]}")
+@pytest.fixture(params=LOOKS, ids=lambda p: f"{p[0]}-{p[1]}")
 def shown(chromium: Browser, server: world.Served, request: pytest.FixtureRequest) -> Iterator[Shown]:
     """The page at one width and in one theme, with everything it complained about or asked of anybody else."""
-    width, theme = request.param
-    tab, complaints = chromium.new_page(viewport={"width": width, "height": 800}, color_scheme=theme), list[str]()
-    tab.on("console", lambda message: complaints.append(f"{message.type}: {message.text}"))
-    tab.on("pageerror", lambda error: complaints.append(str(error)))
-    tab.on("request", lambda asked: complaints.append(asked.url) if not asked.url.startswith((server.url, "data:")) else None)
-    tab.goto(server.url)
-    yield tab, complaints
-    tab.close()
+    with opened(chromium, server.url, own=server.url, look=request.param) as found:
+        yield found
 
 
 def ask(tab: Page, query: str = QUERY, instruction: str = "") -> None:
