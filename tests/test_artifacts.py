@@ -9,7 +9,6 @@ from phasor.artifacts import (
     MANIFEST,
     Manifest,
     Report,
-    code_digest,
     digest_artifact,
     digest_json,
     digest_tree,
@@ -150,6 +149,5 @@ def test_a_refused_write_leaves_the_old_text(tmp_path: Path) -> None:
     assert (tmp_path / "file").read_text() == "old"
 
 
-def test_code_and_libraries_are_recorded() -> None:
-    assert len(code_digest()) == 16 and int(code_digest(), 16) >= 0
+def test_libraries_are_recorded() -> None:
     assert library_versions().keys() >= {"python", "torch", "transformers", "peft", "faiss-cpu"}

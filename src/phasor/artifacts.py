@@ -197,14 +197,6 @@ def publish(aside: Path, target: Path) -> None:
 
 
 @cache
-def code_digest() -> str:
-    """Digest of this package's own source files: the code revision that outputs depend on. Recipes are no code."""
-    root = Path(__file__).parent
-    files = sorted(p for p in root.rglob("*") if p.is_file() and {"__pycache__", "recipes"}.isdisjoint(p.relative_to(root).parts))
-    return digest_json({p.relative_to(root).as_posix(): sha256_file(p) for p in files})[:16]
-
-
-@cache
 def library_versions() -> dict[str, str]:
     """Versions of Python and of the libraries whose numbers end up in the outputs."""
     versions = {"python": platform.python_version()}

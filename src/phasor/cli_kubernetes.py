@@ -63,7 +63,7 @@ def _profile(args: argparse.Namespace) -> Any:
 
 
 def _compile(args: argparse.Namespace) -> None:
-    from phasor.artifacts import code_digest
+    from phasor.code_rev import code_digest
     from phasor.pipeline.compile import write_compiled
 
     version = write_compiled(_profile(args), Path(), args.format, args.namespace, args.output)

@@ -10,7 +10,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol, get_args
 
-from phasor.artifacts import MANIFEST, Report, code_digest, digest_artifact, digest_json, read_manifest, read_record, verify, write_text
+from phasor.artifacts import MANIFEST, Report, digest_artifact, digest_json, read_manifest, read_record, verify, write_text
+from phasor.code_rev import code_digest
 from phasor.config.base import Role
 from phasor.errors import RecipeError
 from phasor.phases import Job, Paths, job_name, phase
@@ -53,7 +54,7 @@ def run_fetch(
         if code_rev not in ("", own):
             raise RecipeError(f"code_rev: this image holds the code {own}, the run asks for {code_rev}. Name an image built from it.")
         form = read_form(recipe, overrides, roles)
-        plan = make_plan(form, data_rev, own)
+        plan = make_plan(form, data_rev, code_digest)
         check(plan.files())
         title = [f"# {form.name}", run_note, f"Code `{own}`, roles {', '.join(form.roles)}, tasks {', '.join(form.tasks)}."]
         rows = [f"- `{path}` at `{digest}`" for path, digest in sorted(data_rev.items())]

@@ -14,7 +14,6 @@ from phasor.artifacts import (
     MANIFEST,
     Manifest,
     Report,
-    code_digest,
     digest_artifact,
     digest_json,
     digest_tree,
@@ -22,6 +21,7 @@ from phasor.artifacts import (
     publish,
     write_json,
 )
+from phasor.code_rev import code_digest
 from phasor.config.base import Role
 from phasor.errors import ArtifactError, PhasorError, StorageError
 from phasor.phases import Job, Paths, Phase, phase
@@ -104,7 +104,7 @@ def _finish(job: Job, chosen: Phase, report: Report, inputs: Paths, aside: Paths
         "phase": job.phase, "role": job.role, "task": job.task, "seed": job.recipe.seed,
         "config": config_of(job, chosen),
         "inputs": {name: digest_artifact(path) for name, path in inputs.flat().items() if name != "reports"},
-        "code_rev": code_digest(), "versions": library_versions(),
+        "code_rev": code_digest(job.phase), "versions": library_versions(),
     }
     for name, path in aside.flat().items():
         files = digest_tree(path)

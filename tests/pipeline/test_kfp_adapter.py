@@ -13,7 +13,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from phasor.artifacts import code_digest, digest_artifact, read_manifest, verify
+from phasor.artifacts import digest_artifact, read_manifest, verify
+from phasor.code_rev import code_digest
 from phasor.kfp_adapter import with_checkpoints
 from phasor.pipeline.plan import make_plan
 from phasor.recipe import Recipe, load_recipe
@@ -55,7 +56,7 @@ def test_fetch_hands_out_what_the_plan_says_and_shows_a_card(make_project: MakeP
     code, text = run("fetch", form(path, data_rev=revision, run_note="first try"), {}, out, **minio.environment())
     assert code == 0, text
     values = json.loads((out / "executor_output.json").read_text())["parameterValues"]
-    plan = make_plan(recipe, revision, code_digest())
+    plan = make_plan(recipe, revision, code_digest)
     assert values == {"Output": plan.branches, **plan.slices}
     card = (out / "card").read_text()
     assert card.startswith("# pico\n\nfirst try\n\n") and all(digest in card for digest in revision.values())
@@ -80,7 +81,7 @@ def test_a_wrong_form_ends_in_one_line_and_the_exit_code_of_the_command_line(
 
 def test_a_data_phase_brings_its_files_and_equals_the_command_line(make_project: MakeProject, minio: Server, tmp_path: Path) -> None:
     recipe, path = make_project()
-    plan = make_plan(recipe, put_files(minio, path.parent), code_digest())
+    plan = make_plan(recipe, put_files(minio, path.parent), code_digest)
     work = prepared(recipe, path.parent)
     out = tmp_path / "out"
     code, text = run("collect", {"settings": plan.branches[1]["collect"]}, {}, out, **minio.environment())
@@ -107,7 +108,7 @@ def test_gathered_branches_keep_their_manifests(make_project: MakeProject, tmp_p
 
 def test_an_input_that_came_damaged_is_refused(make_project: MakeProject, tmp_path: Path) -> None:
     recipe, path = make_project()
-    plan = make_plan(recipe, dict.fromkeys((p.name for p in path.parent.glob("*.jsonl")), "0" * 32), "c")
+    plan = make_plan(recipe, dict.fromkeys((p.name for p in path.parent.glob("*.jsonl")), "0" * 32), code_digest)
     work = prepared(recipe, path.parent)
     data = work / "basic" / "collect" / "train.parquet"
     data.write_bytes(data.read_bytes()[:-7])
@@ -134,7 +135,7 @@ def test_a_killed_training_pod_goes_on_from_the_store_and_ends_with_the_same_wei
     recipe = load_recipe(path, change)
     work = prepared(recipe, path.parent)
     execute(make_job("warmup", recipe, work, role="embed", root=path.parent), work)
-    plan = make_plan(recipe, dict.fromkeys((p.name for p in path.parent.glob("*.jsonl")), "0" * 32), code_digest())
+    plan = make_plan(recipe, dict.fromkeys((p.name for p in path.parent.glob("*.jsonl")), "0" * 32), code_digest)
     told, tasks = {"role": "embed", "settings": plan.slices["warmup_embed"]}, {"tasks": work}
     environment = {**minio.environment(), "PHASOR_CHECKPOINT_STEPS": "10", "PHASOR_LOG_LEVEL": "INFO"}
     with start("warmup", told, tasks, tmp_path / "first", **environment) as first:
@@ -161,7 +162,7 @@ def test_a_pod_with_two_accelerators_trains_in_two_processes(make_project: MakeP
     recipe = load_recipe(path, ["warmup.embed.precision=float32"])
     work = prepared(recipe, path.parent)
     execute(make_job("warmup", recipe, work, role="embed", root=path.parent), work)
-    plan = make_plan(recipe, dict.fromkeys((p.name for p in path.parent.glob("*.jsonl")), "0" * 32), code_digest())
+    plan = make_plan(recipe, dict.fromkeys((p.name for p in path.parent.glob("*.jsonl")), "0" * 32), code_digest)
     told = {"role": "embed", "settings": plan.slices["warmup_embed"]}
     code, text = run("warmup", told, {"tasks": work}, tmp_path / "out", PHASOR_PROCESSES="2")
     assert code == 0, text
@@ -175,7 +176,7 @@ def test_a_pod_with_two_accelerators_trains_in_two_processes(make_project: MakeP
 def test_a_mistake_in_one_of_several_processes_ends_the_pod_with_its_message(make_project: MakeProject, tmp_path: Path) -> None:
     recipe, path = make_project(tasks=("basic",), roles=("embed",))
     work = prepared(recipe, path.parent)
-    plan = make_plan(recipe, dict.fromkeys((p.name for p in path.parent.glob("*.jsonl")), "0" * 32), code_digest())
+    plan = make_plan(recipe, dict.fromkeys((p.name for p in path.parent.glob("*.jsonl")), "0" * 32), code_digest)
     inputs = {"tasks": work, "warmup": work / "basic" / "collect"}
     told = {"role": "embed", "settings": plan.branches[0]["train_embed"]}
     code, text = run("train", told, inputs, tmp_path / "out", PHASOR_PROCESSES="2")

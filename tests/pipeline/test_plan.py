@@ -27,9 +27,13 @@ def told(plan: Plan) -> dict[str, str]:
     return found
 
 
+def code_of(phase: str) -> str:
+    return CODE
+
+
 def changed(recipe: Recipe, path: Path, *overrides: str, files: dict[str, str] = FILES, code: str = CODE) -> set[str]:
     """Slices that differ after a change."""
-    before, after = told(make_plan(recipe, FILES, CODE)), told(make_plan(load_recipe(path, overrides), files, code))
+    before, after = told(make_plan(recipe, FILES, code_of)), told(make_plan(load_recipe(path, overrides), files, lambda _: code))
     assert before.keys() == after.keys()
     return {name for name in before if before[name] != after[name]}
 
@@ -39,7 +43,7 @@ ROLES = [f"{phase}_{role}" for phase in ("warmup", "merge", "enhance", "evaluate
 
 def test_every_phase_gets_the_settings_that_it_would_get_on_the_command_line(make_project: MakeProject) -> None:
     recipe, _ = make_project()
-    plan = make_plan(recipe, FILES, CODE)
+    plan = make_plan(recipe, FILES, code_of)
     for phase, job in jobs(recipe):
         name = f"{phase.name}_{job.role}" if job.role else phase.name
         text = plan.branches[list(recipe.tasks).index(job.task)][name] if job.task else plan.slices[name]
@@ -88,7 +92,7 @@ def test_a_setting_of_one_task_leaves_the_other_branch_alone(make_project: MakeP
 
 def test_other_code_changes_everything(make_project: MakeProject) -> None:
     recipe, path = make_project()
-    assert changed(recipe, path, code="f" * 16) == set(told(make_plan(recipe, FILES, CODE)))
+    assert changed(recipe, path, code="f" * 16) == set(told(make_plan(recipe, FILES, code_of)))
 
 
 def test_equal_forms_have_equal_text(make_project: MakeProject) -> None:
@@ -99,7 +103,7 @@ def test_equal_forms_have_equal_text(make_project: MakeProject) -> None:
 
 def test_a_role_that_is_not_trained_is_told_nothing(make_project: MakeProject) -> None:
     recipe = choose_roles(make_project()[0], ["embed"])
-    plan = make_plan(recipe, FILES, CODE)
+    plan = make_plan(recipe, FILES, code_of)
     assert {name for name, text in told(plan).items() if not text} == {name for name in told(plan) if "rerank" in name}
     assert Slice.parse(plan.slices["package"]).load().roles == ("embed",)
 
@@ -116,23 +120,23 @@ def test_wrong_roles_are_refused(roles: list[str], message: str, make_project: M
 def test_a_file_without_a_revision_is_named(make_project: MakeProject) -> None:
     recipe, path = make_project()
     with pytest.raises(DataError, match=r"collect-code: the data revision names no code-examples.jsonl.*dvc add code-examples.jsonl"):
-        make_plan(recipe, {name: digest for name, digest in FILES.items() if name != "code-examples.jsonl"}, CODE)
+        make_plan(recipe, {name: digest for name, digest in FILES.items() if name != "code-examples.jsonl"}, code_of)
     outside = load_recipe(path, ["synthesize.personas=../people.txt"])
     with pytest.raises(DataError, match="the data revision names no ../people.txt"):
-        make_plan(outside, FILES | {"../people.txt": "0" * 32}, CODE)
+        make_plan(outside, FILES | {"../people.txt": "0" * 32}, code_of)
 
 
 def test_a_file_in_a_tracked_folder_has_the_folders_revision(make_project: MakeProject) -> None:
     _, path = make_project()
     recipe = load_recipe(path, ["synthesize.personas=texts/people.txt"])
-    plan = make_plan(recipe, FILES | {"texts": "0" * 32 + ".dir"}, CODE)
+    plan = make_plan(recipe, FILES | {"texts": "0" * 32 + ".dir"}, code_of)
     assert Slice.parse(plan.branches[0]["synthesize"]).files == {"texts": "0" * 32 + ".dir"}
     assert plan.files() == FILES | {"texts": "0" * 32 + ".dir"}
 
 
 def test_stages_of_dvc_read_the_same_files(make_project: MakeProject) -> None:
     recipe, _ = make_project()
-    files = make_plan(recipe, FILES, CODE).files()
+    files = make_plan(recipe, FILES, code_of).files()
     assert {dep for stage in stages(recipe).values() for dep in stage.get("deps", []) if not dep.startswith("work/")} == set(files)
 
 

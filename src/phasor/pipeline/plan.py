@@ -5,7 +5,7 @@ counts: a change of one task's data or settings alters this branch's slice alone
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from graphlib import TopologicalSorter
 from pathlib import Path
 from typing import Any, Self, get_args
@@ -25,7 +25,7 @@ class Slice(BaseModel):
     """What one execution of a phase is told, as JSON text.
 
     Attributes:
-        code_rev: digest of the code that made it, so that other code never meets old results.
+        code_rev: digest of the code of its phase, so that other code never meets old results.
         recipe: settings that differ from their defaults.
         files: tracked path to its DVC digest.
         task: that it covers, if it covers one.
@@ -83,13 +83,13 @@ def choose_roles(recipe: Recipe, roles: Sequence[str]) -> Recipe:
     return parse_recipe(dump_recipe(recipe), [f"roles={json.dumps(kept)}"], origin="roles")
 
 
-def make_plan(recipe: Recipe, tracked: Mapping[str, str], code_rev: str) -> Plan:
+def make_plan(recipe: Recipe, tracked: Mapping[str, str], code_of: Callable[[str], str]) -> Plan:
     """Cut a recipe into slices.
 
     Args:
         recipe: as it will run.
         tracked: data revision: path of a file or folder under DVC, relative to the recipe, to its digest.
-        code_rev: digest of the code.
+        code_of: phase to digest of its code.
 
     Raises:
         DataError: the recipe reads a file that the data revision does not name.
@@ -103,7 +103,7 @@ def make_plan(recipe: Recipe, tracked: Mapping[str, str], code_rev: str) -> Plan
             for task in recipe.tasks if phase.scope.endswith("task") else (None,):
                 job = Job(recipe, phase.name, role, task)
                 absent = role is not None and role not in recipe.roles
-                text = "" if absent else _slice(phase, job, keys[job.name], tree, tracked, code_rev).text()
+                text = "" if absent else _slice(phase, job, keys[job.name], tree, tracked, code_of(phase.name)).text()
                 (slices if task is None else branches[task])[name] = text
     return Plan(recipe=recipe, branches=list(branches.values()), slices=slices)
 

@@ -5,7 +5,8 @@ from pathlib import Path
 
 from pydantic import Field
 
-from phasor.artifacts import Cost, Record, Report, code_digest, library_versions, read_record
+from phasor.artifacts import Cost, Record, Report, library_versions, read_record
+from phasor.code_rev import code_digest
 from phasor.config.base import Role
 from phasor.evaluation.scores import Contamination, Scores
 from phasor.phases import PHASES, Job, job_name, jobs
