@@ -1,7 +1,7 @@
 """The recipe as a Kubeflow pipeline: wiring only. What a phase does is in phasor.phases, where its pod runs in the profile.
 
 The graph is flat: one loop over tasks up to their examples, `gather`, then per role warm-up, one loop over tasks for the
-specialists, merge, enhance, evaluate; `package` takes everything. Roles are written out when compiling.
+specialists, merge, enhance, evaluate; `package` takes everything, `publish` tells of it. Roles are written out when compiling.
 """
 
 from dataclasses import dataclass
@@ -19,6 +19,7 @@ from components.gather.component import gather
 from components.merge.component import merge
 from components.mine.component import mine
 from components.package.component import package
+from components.publish.component import publish
 from components.synthesize.component import synthesize
 from components.train.component import train
 from components.warmup.component import warmup
@@ -74,7 +75,9 @@ def build(profile: Profile) -> Pipeline:
         trained: dict[str, RoleTasks] = {}
         for role in get_args(Role):
             trained[role] = _role(role, plan, tasks, trained.get("embed"), profile)
-        _package(plan, tasks, data, trained, profile)
+        packed = _package(plan, tasks, data, trained, profile)
+        told = publish(run=dsl.PIPELINE_JOB_ID_PLACEHOLDER, bundle=packed.outputs["bundle"], report=packed.outputs["report"])
+        place(told, "publish", profile)
 
     return train_retriever
 
@@ -115,10 +118,12 @@ def _role(role: str, plan: PipelineTask, tasks: Any, embed: RoleTasks | None, pr
     return RoleTasks(warm, special, merged, final, put(scored, "evaluate"))
 
 
-def _package(plan: PipelineTask, tasks: Any, data: dict[str, PipelineTask], trained: dict[str, RoleTasks], profile: Profile) -> None:
+def _package(
+    plan: PipelineTask, tasks: Any, data: dict[str, PipelineTask], trained: dict[str, RoleTasks], profile: Profile
+) -> PipelineTask:
     given = {f"{phase}_metrics": Collected(task.outputs["metrics"]) for phase, task in data.items()}
     for role, of in trained.items():
         given |= {f"{role}_enhanced": of.enhance.outputs["model"], f"{role}_evaluation": of.evaluate.outputs["evaluation"]}
         given |= {f"{role}_{phase}_metrics": getattr(of, phase).outputs["metrics"] for phase in ("warmup", "merge", "enhance", "evaluate")}
         given[f"{role}_train_metrics"] = Collected(of.train.outputs["metrics"])
-    place(package(settings=plan.outputs["package"], tasks=tasks, **given), "package", profile)
+    return place(package(settings=plan.outputs["package"], tasks=tasks, **given), "package", profile)

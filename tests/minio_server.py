@@ -36,6 +36,7 @@ class Server:
         return {
             "PHASOR_S3_ENDPOINT": self.endpoint, "AWS_ACCESS_KEY_ID": USER, "AWS_SECRET_ACCESS_KEY": PASSWORD,
             "PHASOR_DVC_REMOTE": f"s3://{BUCKET}/dvc", "PHASOR_CHECKPOINTS": f"s3://{BUCKET}/checkpoints",
+            "PHASOR_RESULTS": f"s3://{BUCKET}/results",
         }  # fmt: skip
 
     def keys(self, prefix: str = "") -> list[str]:

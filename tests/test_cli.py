@@ -46,10 +46,17 @@ SURFACE: dict[str, dict[str, object]] = {
     "data": {"action": None},
     "data rev": {"--recipe": "params.yaml", "--set": []},
     "data status": {"--recipe": "params.yaml", "--set": []},
+    "gitops": {"action": None},
+    "gitops render": {
+        "folder": None, "--profile": None, "--image": None, "--recipe": "params.yaml", "--set": [], "--host": None, "--kfp-namespace": "",
+        "--ca-config-map": "", "--experiment": "phasor", "--namespace": "phasor", "--format": "ir",
+    },
+    "gitops promote": {"folder": None, "--host": "", "--token-file": "", "--ca-file": "", "--values": None, "--track": None},
+    "retrain": {"folder": None, "--host": "", "--token-file": "", "--ca-file": "", "--tries": 3, "--watch": False},
 }
 REQUIRED = {
     "--role", "--documents", "directory", "query", "bundle", "name", "action", "source", "location", "url",
-    "--profile", "--output", "--host",
+    "--profile", "--output", "--values", "folder",
 }  # fmt: skip
 
 
@@ -86,6 +93,7 @@ def test_required_arguments_are_these() -> None:
     for name, command in commands().items():
         for flag, action in arguments(command).items():
             wanted = flag in REQUIRED or (flag == "--task" and name != "search") or (flag == "--index" and name != "serve")
+            wanted |= flag == "--host" and name in ("pipeline submit", "gitops render")
             assert action.required == wanted, f"{name} {flag}"
 
 

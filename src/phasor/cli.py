@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from phasor import __version__, cli_kubernetes, cli_serving
+from phasor import __version__, cli_gitops, cli_kubernetes, cli_serving
 from phasor.errors import PhasorError
 from phasor.phases import PHASES
 from phasor.settings import settings
@@ -64,6 +64,7 @@ def build_parser() -> argparse.ArgumentParser:
     results.set_defaults(handler=_results)
     cli_serving.add_commands(commands)
     cli_kubernetes.add_commands(commands)
+    cli_gitops.add_commands(commands, _positive)
     return parser
 
 

@@ -14,10 +14,12 @@ from phasor.artifacts import MANIFEST, Report, digest_artifact, digest_json, rea
 from phasor.code_rev import code_digest
 from phasor.config.base import Role
 from phasor.errors import RecipeError
+from phasor.packaging.verification import verify_bundle
 from phasor.phases import Job, Paths, job_name, phase
 from phasor.pipeline.form import read_form
 from phasor.pipeline.launch import launch, told
 from phasor.pipeline.plan import Slice, make_plan
+from phasor.pipeline.result import make_result, publish_result
 from phasor.recipe import Recipe
 from phasor.settings import pod_settings
 from phasor.storage.dvc import bring, check
@@ -31,6 +33,7 @@ class Artifact(Protocol):
     """What is used of a KFP artifact."""
 
     path: str
+    uri: str
     metadata: dict[str, Any]
 
 
@@ -72,6 +75,19 @@ def run_gather(folders: Sequence[Artifact], tasks: Artifact) -> None:
             target = Path(tasks.path) / template.format(task=manifest.task)
             shutil.copytree(folder.path, target, dirs_exist_ok=True)
         tasks.metadata["digest"] = digest_artifact(Path(tasks.path))
+
+
+def run_publish(run: str, bundle: Artifact, report: Artifact) -> None:
+    """Check the bundle, and write where it lies and what the gate says to the store.
+
+    Args:
+        run: KFP's id of the run.
+        bundle, report: outputs of package.
+    """
+    with told("publish"):
+        verify_bundle(Path(bundle.path))
+        verify(Path(report.path))
+        publish_result(make_result(run, bundle.uri, Path(bundle.path), Path(report.path)))
 
 
 def run_phase(

@@ -55,6 +55,7 @@ class StoreSettings:
             called accesskey and secretkey in the folder `PHASOR_S3_SECRET`, a mounted secret.
         remote: `PHASOR_DVC_REMOTE`, the DVC remote with the data, s3://BUCKET/PREFIX.
         checkpoints: `PHASOR_CHECKPOINTS`, s3://BUCKET/PREFIX for what an interrupted task has done; empty: nowhere.
+        results: `PHASOR_RESULTS`, s3://BUCKET/PREFIX for what runs came to; empty: nowhere.
     """
 
     endpoint: str
@@ -65,6 +66,7 @@ class StoreSettings:
     session_token: str
     remote: str
     checkpoints: str
+    results: str
 
 
 def settings() -> Settings:
@@ -110,6 +112,7 @@ def store_settings() -> StoreSettings:
         session_token="" if folder else os.environ.get("AWS_SESSION_TOKEN", ""),
         remote=os.environ.get("PHASOR_DVC_REMOTE", ""),
         checkpoints=os.environ.get("PHASOR_CHECKPOINTS", ""),
+        results=os.environ.get("PHASOR_RESULTS", ""),
     )
 
 

@@ -1,4 +1,4 @@
-"""A small stand-in for the KFP API server: the calls that submitting and following a run makes, kept in memory.
+"""A small stand-in for the KFP API server: the calls that submitting, finding and following a run makes, kept in memory.
 
 Runs advance by one state of a script each time they are asked for.
 """
@@ -20,7 +20,8 @@ Script = Sequence[tuple[str, dict[str, str]]]
 class KfpServer:
     """Attributes: what it was told, and what it shall do.
 
-    script: of every run.
+    script: of every run; a run is listed in the state that it was asked for last.
+    scripts: instead, of the first runs to come, one each.
     token: if set, requests need it.
     refuse: status for every request, if set; may be changed in between.
     """
@@ -32,7 +33,9 @@ class KfpServer:
         self.runs: list[dict[str, Any]] = []
         self.uploads: list[str] = []
         self.script: Script = [("SUCCEEDED", {})]
-        self.token, self.refuse, self.polls = "", 0, 0
+        self.scripts: list[Script] = []
+        self.polls: dict[str, int] = {}
+        self.token, self.refuse = "", 0
         owner = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -83,18 +86,22 @@ class KfpServer:
                 return self._keep(self.experiments, "experiment_id", json.loads(body))
             case "POST", "/runs":
                 return self._keep(self.runs, "run_id", json.loads(body) | {"state": "PENDING"})
+            case "GET", "/runs":
+                assert query["sort_by"] == "created_at desc"
+                return {"runs": self._found(self.runs, query)[::-1]}
         if re.fullmatch(r"/pipelines/[^/]+/versions", path):
             return {"pipeline_versions": self._found(self.versions, query)}
         assert (method, path.rpartition("/")[0]) == ("GET", "/runs"), (method, path)
         return self._run(path.rpartition("/")[2])
 
     def _run(self, run_id: str) -> dict[str, Any]:
-        run = next(run for run in self.runs if run["run_id"] == run_id)
-        state, tasks = self.script[min(self.polls, len(self.script) - 1)]
-        self.polls += 1
+        number, run = next((number, run) for number, run in enumerate(self.runs) if run["run_id"] == run_id)
+        script = self.scripts[number] if number < len(self.scripts) else self.script
+        poll = self.polls[run_id] = self.polls.get(run_id, -1) + 1
+        run["state"], tasks = script[min(poll, len(script) - 1)]
         times = {"start_time": "2026-11-26T10:00:00Z", "end_time": "2026-11-26T10:00:12Z"}
         details = [{"task_id": name, "display_name": name, "state": now, **times} for name, now in tasks.items()]
-        return run | {"state": state, "run_details": {"task_details": details}}
+        return run | {"run_details": {"task_details": details}}
 
     @staticmethod
     def _keep(where: list[dict[str, Any]], key: str, value: dict[str, Any]) -> dict[str, Any]:

@@ -36,13 +36,23 @@ def enforce(verdict: GateVerdict, role: Role) -> None:
     """Raise GateFailed with every task that fell too far."""
     if verdict.passed:
         return
-    fallen = ", ".join(
-        f"{task} {100 * t.baseline:.1f} to {100 * t.current:.1f}" for task, t in verdict.tasks.items() if not t.passed
-    )
     raise GateFailed(
         f"the {role} model lost more nDCG@10 than evaluate.gate.max_drop = {verdict.max_drop} allows against {verdict.baseline}: "
-        f"{fallen}. Mend the data or settings of these tasks, or accept the loss with evaluate.gate.enforce=false."
+        f"{_fallen(verdict)}. Mend the data or settings of these tasks, or accept the loss with evaluate.gate.enforce=false."
     )
+
+
+def in_words(verdict: GateVerdict) -> str:
+    """One line for people: green or red, against what, and which tasks fell too far."""
+    if verdict.baseline is None:
+        return "green, as evaluate.gate.baseline names nothing to compare with"
+    if verdict.passed:
+        return f"green against {verdict.baseline}"
+    return f"red against {verdict.baseline}, nDCG@10 x 100 fell by more than {100 * verdict.max_drop:.1f}: {_fallen(verdict)}"
+
+
+def _fallen(verdict: GateVerdict) -> str:
+    return ", ".join(f"{task} {100 * t.baseline:.1f} to {100 * t.current:.1f}" for task, t in verdict.tasks.items() if not t.passed)
 
 
 def read_baseline(config: GateConfig, root: Path, role: Role) -> Mapping[str, float | None]:

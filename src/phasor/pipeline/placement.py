@@ -7,8 +7,10 @@ from phasor.pipeline.launch import TRAINING
 from phasor.pipeline.profile import Pod, Profile, Storage
 
 SECRET_DIR = "/var/run/phasor/store"
-_CA_DIR = "/var/run/phasor/ca"
+CA_DIR = "/var/run/phasor/ca"
 _STORELESS = ("gather",)
+_UNCACHED = ("fetch", "publish")
+"""One looks at what is outside: the remote, and the code of its image; the other writes there, for each run."""
 
 
 def place(task: PipelineTask, component: str, profile: Profile, title: str = "") -> PipelineTask:
@@ -34,9 +36,9 @@ def place(task: PipelineTask, component: str, profile: Profile, title: str = "")
     for name, source in profile.secret_environment.items():
         secret, _, key = source.partition("/")
         kubernetes.use_secret_as_env(task, secret_name=secret, secret_key_to_env={key: name})
-    if component == "fetch":
-        task.set_caching_options(False)  # it looks at what is outside: the remote, and the code of its image
-    else:
+    if component in _UNCACHED:
+        task.set_caching_options(False)
+    if component != "fetch":
         task.set_retry(profile.num_retries, profile.backoff, 2.0, profile.max_backoff)
     if profile.storage and component not in _STORELESS:
         _mount_store(task, profile.storage)
@@ -53,15 +55,17 @@ def _processes(component: str, pod: Pod) -> dict[str, str]:
 
 def _mount_store(task: PipelineTask, storage: Storage) -> None:
     kubernetes.use_secret_as_volume(task, secret_name=storage.secret, mount_path=SECRET_DIR)
-    values = {
-        "PHASOR_S3_ENDPOINT": storage.endpoint, "PHASOR_S3_REGION": storage.region, "PHASOR_S3_SECRET": SECRET_DIR,
-        "PHASOR_DVC_REMOTE": storage.remote, "PHASOR_CHECKPOINTS": storage.checkpoints,
-    }
     if storage.ca_config_map:
-        kubernetes.use_config_map_as_volume(task, config_map_name=storage.ca_config_map, mount_path=_CA_DIR)
-        values["PHASOR_S3_CA"] = f"{_CA_DIR}/ca.crt"
-    for name, value in values.items():
+        kubernetes.use_config_map_as_volume(task, config_map_name=storage.ca_config_map, mount_path=CA_DIR)
+    places = {"PHASOR_DVC_REMOTE": storage.remote, "PHASOR_CHECKPOINTS": storage.checkpoints, "PHASOR_RESULTS": storage.results}
+    for name, value in (store_environment(storage) | places).items():
         task.set_env_variable(name, value)
+
+
+def store_environment(storage: Storage) -> dict[str, str]:
+    """How a pod finds the store, with the secret mounted at SECRET_DIR and certificates, if there are any, at CA_DIR."""
+    values = {"PHASOR_S3_ENDPOINT": storage.endpoint, "PHASOR_S3_REGION": storage.region, "PHASOR_S3_SECRET": SECRET_DIR}
+    return values | ({"PHASOR_S3_CA": f"{CA_DIR}/ca.crt"} if storage.ca_config_map else {})
 
 
 def _choose_node(task: PipelineTask, pod: Pod, queue: str) -> None:

@@ -11,9 +11,9 @@ from phasor.config.base import Config
 from phasor.errors import RecipeError
 from phasor.phases import PHASES
 
-KFP_ONLY = ("fetch", "gather")
+KFP_ONLY = ("fetch", "gather", "publish")
 """Components around the phases."""
-COMPONENTS = ("fetch", *(phase.name for phase in PHASES[:4]), "gather", *(phase.name for phase in PHASES[4:]))
+COMPONENTS = ("fetch", *(phase.name for phase in PHASES[:4]), "gather", *(phase.name for phase in PHASES[4:]), "publish")
 """Every component, in the order of the graph."""
 
 
@@ -52,6 +52,7 @@ class Storage(Config):
     region: str = Field("us-east-1", description="S3 wants one, MinIO too.")
     remote: str = Field("s3://phasor/dvc", description="DVC remote with the data.")
     checkpoints: str = Field("s3://phasor/checkpoints", description="For what an interrupted task has done.")
+    results: str = Field("s3://phasor/results", description="For what runs came to: bundle and verdict, read by who promotes.")
     secret: str = Field(description="Name of the secret with the keys accesskey and secretkey; mounted, never in the environment.")
     ca_config_map: str = Field("", description="Name of a ConfigMap with ca.crt, for a store with its own certificates.")
 

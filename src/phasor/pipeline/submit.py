@@ -21,7 +21,7 @@ from phasor.pipeline.compile import version_name
 POLL_S = 5.0
 _PATIENCE = 6
 """Polls in a row that may fail before following is given up; the run goes on."""
-_DONE = ("SUCCEEDED", "FAILED", "CANCELED", "SKIPPED")
+DONE = ("SUCCEEDED", "FAILED", "CANCELED", "SKIPPED")
 _GOOD = ("SUCCEEDED", "SKIPPED")
 _MACHINERY = ("-driver", "root")
 Say = Callable[[str], None]
@@ -70,6 +70,14 @@ class Server:
         kfp_server_api.HealthzServiceApi(kfp_server_api.ApiClient(settings)).healthz_service_get_healthz()
 
 
+@dataclass(frozen=True)
+class Run:
+    """A run as the server lists it: its id, and its state in KFP's words."""
+
+    run_id: str
+    state: str
+
+
 def submit(server: Server, ir: str, parameters: dict[str, Any], experiment: str, run_name: str) -> str:
     """Upload the compiled pipeline if this content is new, and start a run.
 
@@ -98,6 +106,14 @@ def submit(server: Server, ir: str, parameters: dict[str, Any], experiment: str,
             experiment_id=group.experiment_id, job_name=run_name, params=parameters, pipeline_id=pipeline, version_id=version
         )
     return str(run.run_id)
+
+
+def runs_named(server: Server, name: str) -> list[Run]:
+    """Every run of that name, the newest first. Raises EndpointError if the server does not answer or refuses."""
+    client = server.connect()
+    with _asking(server.host), _quiet():
+        found = client.list_runs(filter=_named(name), sort_by="created_at desc", page_size=100, namespace=server.namespace or None).runs
+    return [Run(str(run.run_id), str(run.state)) for run in found or []]
 
 
 def run_url(server: Server, run_id: str) -> str:
@@ -129,7 +145,7 @@ def follow(server: Server, run_id: str, say: Say) -> None:
             if task.state and seen.get(task.task_id) != task.state:
                 seen[task.task_id] = task.state
                 say(f"{task.display_name:<24} {task.state.lower()}{_took(task)}")
-        if run.state in _DONE:
+        if run.state in DONE:
             break
         time.sleep(POLL_S)
     say(f"run {run_id} {run.state.lower()}")
@@ -177,7 +193,7 @@ def _is_work(task: Any) -> bool:
 
 
 def _took(task: Any) -> str:
-    if task.state not in _DONE or not task.start_time or not task.end_time or task.end_time <= datetime(1971, 1, 1, tzinfo=UTC):
+    if task.state not in DONE or not task.start_time or not task.end_time or task.end_time <= datetime(1971, 1, 1, tzinfo=UTC):
         return ""
     return f" after {(task.end_time - task.start_time).total_seconds():.0f} s"
 

@@ -20,6 +20,20 @@ def recipe_files(recipe: Recipe) -> list[str]:
     return list(dict.fromkeys(path for phase, job in jobs(recipe) for path in own_files(phase, job)))
 
 
+SHARED = "shared"
+"""What is of no single task."""
+
+
+def data_by_task(recipe: Recipe, root: Path) -> dict[str, dict[str, str]]:
+    """Task, or `shared`, to what `data_rev` says of the files that it reads. Raises as `data_rev`."""
+    found: dict[str, dict[str, str]] = {}
+    for phase, job in jobs(recipe):
+        for path in own_files(phase, job):
+            name, digest = _tracked(path, root)
+            found.setdefault(job.task or SHARED, {})[name] = digest
+    return found
+
+
 def data_rev(recipe: Recipe, root: Path) -> dict[str, str]:
     """Tracked path to digest, of all that the recipe reads.
 

@@ -1,0 +1,132 @@
+"""After a green gate: the run's bundle as a change of the serving values, on a branch that a person or a rule merges."""
+
+import io
+from pathlib import Path
+from typing import Any
+
+from ruamel.yaml.error import YAMLError
+
+from phasor.artifacts import MANIFEST
+from phasor.dvc_adapter import yaml_editor
+from phasor.errors import ArtifactError, GateFailed, PhasorError
+from phasor.evaluation.gate import in_words
+from phasor.gitops.repository import Repository
+from phasor.gitops.request import Request
+from phasor.gitops.retrain import describe
+from phasor.pipeline.result import Result
+from phasor.settings import store_settings
+from phasor.storage.store import Place, Store
+
+_TRAILER = "Phasor-Run"
+
+
+def promote(request: Request, result: Result, values: Path, track: str | None) -> str:
+    """Propose a run's bundle for serving.
+
+    Args:
+        request: what was asked for.
+        result: what its run came to.
+        values: of the serving chart, in the deployment repository.
+        track: of the chart; None: the active one.
+
+    Returns:
+        What was done, in words.
+
+    Raises:
+        GateFailed: a gate is red; nothing changes.
+        ArtifactError: the bundle is no longer in the store.
+        PhasorError: the values cannot take it, or Git refuses.
+    """
+    if not result.passed:
+        red = "; ".join(f"{role}: {in_words(verdict)}" for role, verdict in result.gates.items() if not verdict.passed)
+        raise GateFailed(f"{request.run_name} is not promoted, the gate is red. {red}. Nothing was changed.")
+    repository = Repository.around(values)
+    name = repository.name(values)
+    before = repository.content("HEAD", name)
+    if before is None:
+        raise PhasorError(f"{name} is not committed in {repository.root}. Commit the serving values first.")
+    chosen, after = put_bundle(before, name, track, result.bundle, result.sha256)
+    mark, branch = f"{_TRAILER}: {request.short_key} {chosen}", f"promote/{chosen}-{request.short_key}"
+    if after == before:
+        return f"{request.run_name} is what track {chosen} serves already. Nothing to do."
+    if earlier := repository.run("log", "HEAD", "--fixed-strings", f"--grep={mark}", "--format=%h", "--max-count=1").strip():
+        return (
+            f"{request.run_name} was promoted in {earlier} and is served no longer: rolled back, or followed by another. "
+            "It is not proposed again; revert the commit that took it out to serve it."
+        )
+    if repository.has_branch(branch):
+        if repository.content(branch, name) == after:
+            return f"{request.run_name} is proposed already, on branch {branch}. Nothing to do."
+        raise PhasorError(f"branch {branch} exists and differs from what would be proposed now. Delete it with `git branch -D {branch}`.")
+    _check_bundle(result)
+    commit = repository.propose(branch, {name: after}, _message(request, result, chosen, mark))
+    return f"{request.run_name} is proposed for track {chosen}: commit {commit[:12]} on branch {branch}. Push it, and merge it to serve it."
+
+
+def put_bundle(text: str, name: str, track: str | None, location: str, sha256: str) -> tuple[str, str]:
+    """The serving values with another bundle on a track; every other line stays as it is.
+
+    Returns:
+        The track, and the new text.
+
+    Raises:
+        PhasorError: the values are no YAML of the chart, or the track holds what belongs to another bundle.
+    """
+    editor, tree = _load(text, name)
+    chosen = track or str(tree.get("active", "")) or _only(tree, name)
+    entry = tree.setdefault("tracks", {}).setdefault(chosen, {})
+    bundle = entry.setdefault("bundle", {})
+    if (bundle.get("location"), bundle.get("sha256")) == (location, sha256):
+        return chosen, text
+    if bundle.get("existingClaim"):
+        raise PhasorError(f"{name}: tracks.{chosen} serves from the claim {bundle['existingClaim']}. Name another track with --track.")
+    index = entry.get("index") or {}
+    if index.get("location") or index.get("existingClaim"):
+        raise PhasorError(
+            f"{name}: the index of track {chosen} was made by the model that it serves now, and another model refuses it. Name another "
+            "track with --track, build an index for it, then switch `active`."
+        )
+    bundle["location"], bundle["sha256"] = location, sha256
+    target = io.StringIO()
+    editor.dump(tree, target)
+    return chosen, target.getvalue()
+
+
+def _load(text: str, name: str) -> tuple[Any, Any]:
+    """An editor that writes the text back as it is, if one of the usual indentations does, and the tree."""
+    editor = yaml_editor()
+    editor.width = 1 << 16
+    editor.preserve_quotes = True
+    try:
+        for offset in (2, 0):
+            editor.indent(mapping=2, sequence=2 + offset, offset=offset)
+            tree, again = editor.load(text), io.StringIO()
+            if not isinstance(tree, dict):
+                raise PhasorError(f"{name} is no mapping. Name the values of the serving chart.")
+            editor.dump(tree, again)
+            if again.getvalue() == text:
+                break
+    except YAMLError as error:
+        raise PhasorError(f"{name} is not valid YAML: {error}") from None
+    return editor, tree
+
+
+def _only(tree: Any, name: str) -> str:
+    tracks = list(tree.get("tracks") or {})
+    if len(tracks) == 1:
+        return str(tracks[0])
+    raise PhasorError(f"{name} names no active track and {len(tracks)} tracks. Name one with --track.")
+
+
+def _check_bundle(result: Result) -> None:
+    try:
+        Store(store_settings()).read(Place.parse(result.bundle), MANIFEST, result.sha256, "sha256")
+    except FileNotFoundError:
+        raise ArtifactError(
+            f"{result.bundle}/{MANIFEST} is not there any more. Keep what runs made out of the bucket's lifecycle rules, and run it again."
+        ) from None
+
+
+def _message(request: Request, result: Result, track: str, mark: str) -> str:
+    facts = [*describe(result), f"run {result.run}", f"code {result.code_rev}"]
+    return f"promote: {request.run_name} on track {track}\n\n" + "\n".join(facts) + f"\n\n{mark}\n"
