@@ -128,7 +128,8 @@ def test_sigterm_drains(bundle: Path, tmp_path: Path) -> None:
             assert time.monotonic() < deadline
             time.sleep(0.02)
         assert served.get("/livez").status_code == 200
-        assert served.post("/v1/embeddings", {"model": "pico", "input": "late", "input_type": "query"}).status_code == 200
+        late = served.post("/v1/embeddings", {"model": "pico", "input": "late", "input_type": "query"})
+        assert late.status_code == 200 and late.headers["connection"] == "close"
         long.join()
         assert answers == [200] and served.process.wait(timeout=30) == 0
         with pytest.raises(httpx.ConnectError):

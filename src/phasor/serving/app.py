@@ -39,7 +39,7 @@ def make_app(gateway: Gateway, keys: KeyRing | None) -> ASGIApp:
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(HTTPException, _http_error)
     app.add_exception_handler(Exception, _defect)
-    return Guard(app, gateway.config.limits, keys, gateway.metrics)
+    return Guard(app, gateway.config.limits, keys, gateway.metrics, lambda: gateway.draining)
 
 
 def _page_routes() -> APIRouter:

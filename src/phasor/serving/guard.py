@@ -9,7 +9,7 @@ import binascii
 import contextlib
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -32,10 +32,11 @@ class Guard:
         limits: of one caller and of all.
         keys: who may ask; everybody if None.
         metrics: where to count.
+        draining: whether callers should go elsewhere with their next request.
     """
 
-    def __init__(self, app: ASGIApp, limits: LimitsConfig, keys: KeyRing | None, metrics: Metrics) -> None:
-        self._app, self._limits, self._keys, self._metrics = app, limits, keys, metrics
+    def __init__(self, app: ASGIApp, limits: LimitsConfig, keys: KeyRing | None, metrics: Metrics, draining: Callable[[], bool]) -> None:
+        self._app, self._limits, self._keys, self._metrics, self._draining = app, limits, keys, metrics, draining
         self._running = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -48,6 +49,8 @@ class Guard:
             nonlocal status, sent
             if message["type"] == "http.response.start":
                 status, sent = message["status"], True
+                if self._draining():  # a kept connection would be closed under the caller's next request
+                    message["headers"] = [*message["headers"], (b"connection", b"close")]
             await send(message)
 
         owner = ""

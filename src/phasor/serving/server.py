@@ -33,6 +33,8 @@ from phasor.settings import settings
 log = logging.getLogger(__name__)
 
 _RETRY_S = 2.0
+_KEEP_ALIVE_S = 75
+"""Longer than proxies keep an idle connection (nginx and Envoy: 60 s), so that they close it and not we under their next request."""
 
 
 def serve(folder: Path, index: str | None, config: ServeConfig) -> None:
@@ -77,7 +79,7 @@ class Server(uvicorn.Server):
         config = gateway.config
         super().__init__(uvicorn.Config(
             self._with_lifespan, interface="asgi3", host=config.host, port=config.port, lifespan="on", log_config=None, access_log=False,
-            server_header=False, date_header=False, timeout_graceful_shutdown=int(config.shutdown_s),
+            server_header=False, date_header=False, timeout_graceful_shutdown=int(config.shutdown_s), timeout_keep_alive=_KEEP_ALIVE_S,
         ))
 
     problem: PhasorError | None
