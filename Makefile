@@ -5,7 +5,7 @@ WORKERS ?= 2
 BIN := .venv/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: demo test check lock clean help pipelines images
+.PHONY: demo test check lock clean help pipelines images e2e
 
 help:  ## show the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
@@ -35,6 +35,7 @@ check: .venv/.installed  ## style and types
 lock: .venv/.installed  ## resolve the dependencies anew
 	$(BIN)/uv pip compile -q pyproject.toml --all-extras --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --upgrade -o requirements.lock
 	$(BIN)/uv pip compile -q pyproject.toml --extra pipeline --extra demo -c requirements.lock --python-version 3.11 --generate-hashes --no-emit-index-url --no-header -o requirements-image.lock
+	$(BIN)/uv pip compile -q --group serve -c requirements.lock --no-emit-package triton --python-version 3.11 --generate-hashes --no-emit-index-url --no-header -o requirements-serve.lock
 	$(BIN)/uv pip compile -q requirements-legacy.in --no-deps --python-version 3.11 --generate-hashes --no-emit-index-url --no-header -o requirements-legacy.lock
 
 clean:  ## remove everything that a run made
@@ -44,11 +45,24 @@ pipelines: .venv/.installed  ## compile the Kubeflow pipeline for every profile
 	for profile in pipelines/profiles/*.yaml; do \
 	    $(BIN)/phasor pipeline compile --profile $$profile --output pipelines/compiled/$$(basename $$profile) || exit 1; done
 
-# base image of the pods; options of the builder, for example a certificate bundle to mount
+# base image of the pods; the images to build; options of the builder, for example a certificate bundle to mount
 BASE ?= python:3.11-slim-bookworm
 IMAGE ?= phasor.local/phasor:dev
+SERVE_IMAGE ?= phasor.local/phasor-serve:dev
 BUILD_OPTIONS ?=
 BUILDER ?= $(shell command -v buildah >/dev/null && echo "buildah build --layers" || echo "docker build")
 
-images:  ## build the image of the pipeline's components
+images:  ## build the images of the pipeline's components and of the server
 	$(BUILDER) $(BUILD_OPTIONS) --build-arg BASE=$(BASE) -f components/images/phasor.Dockerfile -t $(IMAGE) .
+	$(BUILDER) $(BUILD_OPTIONS) --build-arg BASE=$(BASE) --build-arg LOCK=requirements-serve.lock \
+	    -f components/images/phasor.Dockerfile -t $(SERVE_IMAGE) .
+
+# the image of the overlay `kind`, with the minio program of this machine
+MINIO_IMAGE := phasor.local/minio:dev
+# puts an image into the cluster, which may have no registry
+LOAD ?= kind load docker-image
+
+e2e: .venv/.installed images  ## the tests that need a real Kubernetes, one that may be spoilt
+	$(BUILDER) --build-arg BASE=$(BASE) -f tests/e2e/minio.Dockerfile -t $(MINIO_IMAGE) $(dir $(shell command -v minio))
+	for image in $(IMAGE) $(SERVE_IMAGE) $(MINIO_IMAGE); do $(LOAD) $$image || exit 1; done
+	PHASOR_E2E=1 PHASOR_IMAGE=$(IMAGE) PHASOR_SERVE_IMAGE=$(SERVE_IMAGE) OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/e2e

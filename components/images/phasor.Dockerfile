@@ -1,18 +1,24 @@
-# The image of every pipeline component. Build with `make images`, or see the arguments below.
+# Two images by the lock that they install; `make images` builds both. Sizes are on disk, unpacked.
 #
-# Size: 6.8 GB, of which 6.3 GB are torch with its CUDA libraries and what stands on it. They come as one layer that changes
-# with the lock only; our own code is a layer of 4 MB, so that a change of it costs seconds to push and to pull.
+# requirements-image.lock: every pipeline component. 6.8 GB, of which 6.3 GB are torch with its CUDA libraries and what stands on it.
+# requirements-serve.lock: serving and indexing alone. Without the trainer, DVC, KFP and Triton, which only torch.compile uses.
+# The CUDA libraries stay: torch's module links them, so that it cannot be imported without, and one image serves CPUs and GPUs.
+#
+# Dependencies come as one layer that changes with the lock only; our own code is a layer of 4 MB, so that a change of it costs
+# seconds to push and to pull.
 ARG BASE=python:3.11-slim-bookworm
 FROM ${BASE} AS build
 # A package index of one's own, and certificates to trust while building.
 ARG UV_INDEX_URL
 ARG PIP_INDEX_URL
 ARG SSL_CERT_FILE
+ARG LOCK=requirements-image.lock
 WORKDIR /build
 RUN python3 -m venv /opt/phasor
-COPY requirements-uv.lock requirements-image.lock ./
+COPY requirements-uv.lock ${LOCK} ./
+# A lock is complete: --no-deps, because what was left out of one on purpose must not be looked for.
 RUN /opt/phasor/bin/python -m pip install -q --no-cache-dir --disable-pip-version-check --require-hashes -r requirements-uv.lock \
- && /opt/phasor/bin/uv pip install -q --no-cache --python /opt/phasor/bin/python --require-hashes -r requirements-image.lock \
+ && /opt/phasor/bin/uv pip install -q --no-cache --no-deps --compile-bytecode --python /opt/phasor/bin/python --require-hashes -r ${LOCK} \
  && /opt/phasor/bin/python -m pip uninstall -q -y uv
 FROM build AS code
 COPY pyproject.toml ./
