@@ -2,11 +2,12 @@
 
 import asyncio
 import logging
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Collection
 from pathlib import Path
 
 from phasor.errors import PhasorError
-from phasor.indexing.layout import DOCUMENTS, FAISS, INFO, POINTER, Pointer, read_info, read_pointer, version_folder
+from phasor.indexing.layout import DOCUMENTS, FAISS, INFO, POINTER, VERSIONS, Pointer, read_info, read_pointer, version_folder
 from phasor.indexing.loaded import LoadedIndex, open_index
 from phasor.serving.bundle import Bundle
 from phasor.settings import store_settings
@@ -51,6 +52,13 @@ class IndexSource:
                 self._store.download(self._remote, f"{base}/{name}", folder / name, digest, "sha256")
         return pointer
 
+    def forget(self, kept: Collection[str]) -> None:
+        """Delete the copies of versions other than these: a volume that holds every version ever served fills up."""
+        if self._remote is not None:
+            for folder in (self.root / VERSIONS).iterdir():
+                if folder.name not in kept:
+                    shutil.rmtree(folder)
+
     @staticmethod
     def _read(store: Store, place: Place, name: str) -> bytes:
         try:
@@ -80,6 +88,7 @@ async def watch_index(
             pointer = await asyncio.to_thread(source.latest)
             if pointer != last:
                 take(await asyncio.to_thread(open_index, source.root, pointer, bundle, qdrant_url))
+                source.forget({pointer.version, last.version if last else pointer.version})  # the one before may come back
                 last, told = pointer, ""
         except (PhasorError, FileNotFoundError) as error:
             problem = error if isinstance(error, PhasorError) else PhasorError(f"{error} is missing. Upload the index again.")
