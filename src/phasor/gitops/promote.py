@@ -1,18 +1,18 @@
 """After a green gate: the run's bundle as a change of the serving values, on a branch that a person or a rule merges."""
 
-import io
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ruamel.yaml.error import YAMLError
+import yaml
 
 from phasor.artifacts import MANIFEST
-from phasor.dvc_adapter import yaml_editor
 from phasor.errors import ArtifactError, GateFailed, PhasorError
 from phasor.evaluation.gate import in_words
 from phasor.gitops.repository import Repository
 from phasor.gitops.request import Request
 from phasor.gitops.retrain import describe
+from phasor.gitops.values import put
 from phasor.pipeline.result import Result
 from phasor.settings import store_settings
 from phasor.storage.store import Place, Store
@@ -72,49 +72,32 @@ def put_bundle(text: str, name: str, track: str | None, location: str, sha256: s
     Raises:
         PhasorError: the values are no YAML of the chart, or the track holds what belongs to another bundle.
     """
-    editor, tree = _load(text, name)
-    chosen = track or str(tree.get("active", "")) or _only(tree, name)
-    entry = tree.setdefault("tracks", {}).setdefault(chosen, {})
-    bundle = entry.setdefault("bundle", {})
+    try:
+        tree = yaml.safe_load(text) or {}
+    except yaml.YAMLError as error:
+        raise PhasorError(f"{name} is not valid YAML: {error}") from None
+    if not isinstance(tree, dict):
+        raise PhasorError(f"{name} is no mapping. Name the values of the serving chart.")
+    tracks = tree.get("tracks") or {}
+    chosen = track or tree.get("active") or _only(tracks, name)
+    entry = tracks.get(chosen) or {}
+    bundle, index = entry.get("bundle") or {}, entry.get("index") or {}
     if (bundle.get("location"), bundle.get("sha256")) == (location, sha256):
         return chosen, text
     if bundle.get("existingClaim"):
         raise PhasorError(f"{name}: tracks.{chosen} serves from the claim {bundle['existingClaim']}. Name another track with --track.")
-    index = entry.get("index") or {}
     if index.get("location") or index.get("existingClaim"):
         raise PhasorError(
             f"{name}: the index of track {chosen} was made by the model that it serves now, and another model refuses it. Name another "
             "track with --track, build an index for it, then switch `active`."
         )
-    bundle["location"], bundle["sha256"] = location, sha256
-    target = io.StringIO()
-    editor.dump(tree, target)
-    return chosen, target.getvalue()
+    place = ("tracks", chosen, "bundle")
+    return chosen, put(put(text, (*place, "location"), location), (*place, "sha256"), sha256)
 
 
-def _load(text: str, name: str) -> tuple[Any, Any]:
-    """An editor that writes the text back as it is, if one of the usual indentations does, and the tree."""
-    editor = yaml_editor()
-    editor.width = 1 << 16
-    editor.preserve_quotes = True
-    try:
-        for offset in (2, 0):
-            editor.indent(mapping=2, sequence=2 + offset, offset=offset)
-            tree, again = editor.load(text), io.StringIO()
-            if not isinstance(tree, dict):
-                raise PhasorError(f"{name} is no mapping. Name the values of the serving chart.")
-            editor.dump(tree, again)
-            if again.getvalue() == text:
-                break
-    except YAMLError as error:
-        raise PhasorError(f"{name} is not valid YAML: {error}") from None
-    return editor, tree
-
-
-def _only(tree: Any, name: str) -> str:
-    tracks = list(tree.get("tracks") or {})
+def _only(tracks: Mapping[str, Any], name: str) -> str:
     if len(tracks) == 1:
-        return str(tracks[0])
+        return next(iter(tracks))
     raise PhasorError(f"{name} names no active track and {len(tracks)} tracks. Name one with --track.")
 
 

@@ -1,0 +1,58 @@
+"""One value in a YAML file, set by its place in the text, so that every other line stays as somebody wrote it."""
+
+from collections.abc import Sequence
+
+import yaml
+
+_STEP = "  "
+
+
+def put(text: str, keys: Sequence[str], value: str) -> str:
+    """The text with a value at nested keys, which are made where they are missing.
+
+    Args:
+        text: YAML of a mapping, or nothing.
+        keys: from the outermost.
+        value: a string.
+    """
+    node: yaml.MappingNode | None = yaml.compose(text, yaml.SafeLoader)  # type: ignore[assignment]
+    for depth, key in enumerate(keys):
+        found = next((child for name, child in node.value if name.value == key), None) if node else None
+        if found is None:
+            return _insert(text, node, keys[depth:], value)
+        if not isinstance(found, yaml.MappingNode):
+            start, end = found.start_mark.index, found.end_mark.index
+            gap = "" if start < end else " "  # nothing at all stands for null
+            new = _quoted(value, found.style) if depth == len(keys) - 1 else _flow(keys[depth + 1 :], value)
+            return text[:start] + gap + new + text[end:]
+        node = found
+    raise ValueError(f"{'.'.join(keys)} is a mapping")
+
+
+def _insert(text: str, node: yaml.MappingNode | None, keys: Sequence[str], value: str) -> str:
+    """A new entry of a mapping: in braces at their start, in a block above its first entry, at the top level at the end."""
+    if node and node.flow_style:
+        at = node.start_mark.index + 1
+        return text[:at] + f"{keys[0]}: {_flow(keys[1:], value)}" + (", " if node.value else "") + text[at:]
+    if node is None or node.start_mark.column == 0:
+        whole = text if not text or text.endswith("\n") else text + "\n"
+        return whole + _block(keys, value, "")
+    lines = text.splitlines(keepends=True)
+    line = node.start_mark.line
+    while lines[line - 1].lstrip().startswith("#"):  # comments go with the entry below them
+        line -= 1
+    return "".join([*lines[:line], _block(keys, value, " " * node.start_mark.column), *lines[line:]])
+
+
+def _block(keys: Sequence[str], value: str, indent: str) -> str:
+    lines = [f"{indent}{_STEP * depth}{key}:" for depth, key in enumerate(keys)]
+    return "\n".join(lines) + f" {_quoted(value)}\n"
+
+
+def _flow(keys: Sequence[str], value: str) -> str:
+    return f"{{{keys[0]}: {_flow(keys[1:], value)}}}" if keys else _quoted(value)
+
+
+def _quoted(value: str, style: str | None = None) -> str:
+    """As it was quoted before, or only if it would be read as something else; digests and places hold no quotes."""
+    return f"{style}{value}{style}" if style in ("'", '"') else value if yaml.safe_load(value) == value else f'"{value}"'
