@@ -2,10 +2,12 @@
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from phasor.cli import main
+from phasor.gitops import render as rendering
 from phasor.gitops.request import Request
 from phasor.pipeline import submit as room
 
@@ -15,6 +17,22 @@ from ..pipeline.kfp_server import KfpServer
 from .world import HOST, ROOT, Deployment, make_deployment, note
 
 Render = Callable[..., Request]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def compile_once() -> Iterator[None]:
+    """kfp looks at the whole call stack for every setting, and below pytest that stack is deep: ten seconds for the same text."""
+    compile_text, known = rendering.compile_text, dict[str, str]()
+
+    def remembered(*arguments: Any) -> str:
+        key = repr(arguments)
+        if key not in known:
+            known[key] = compile_text(*arguments)
+        return known[key]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(rendering, "compile_text", remembered)
+        yield
 
 
 @pytest.fixture

@@ -66,7 +66,9 @@ def test_pods_of_ours_are_restricted(overlay: str) -> None:
 
 def test_an_air_gapped_cluster_lets_nothing_out() -> None:
     policies = {item["metadata"]["name"] for item in rendered("airgap") if item["kind"] == "NetworkPolicy"}
-    assert policies == {"default-deny", "cluster-services", "minio"}
+    assert policies == {"default-deny", "cluster-services", "minio", "retrain-poller"}
+    poller = named("airgap", "NetworkPolicy", "retrain-poller")["spec"]
+    assert poller["podSelector"] == {"matchLabels": {"app.kubernetes.io/name": "retrain-poller"}}
     assert "hubs" in {item["metadata"]["name"] for item in rendered("kind") if item["kind"] == "NetworkPolicy"}
     (container,) = named("airgap", "Deployment", "minio")["spec"]["template"]["spec"]["containers"]
     assert container["image"] == "registry.internal/minio:dev"

@@ -13,14 +13,16 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from phasor.artifacts import digest_artifact, read_manifest, verify
+from phasor.artifacts import digest_artifact, read_manifest, sha256_file, verify
 from phasor.code_rev import code_digest
 from phasor.kfp_adapter import with_checkpoints
 from phasor.pipeline.plan import make_plan
+from phasor.pipeline.result import read_result
 from phasor.recipe import Recipe, load_recipe
 from phasor.runner import execute, make_job
 
 from ..conftest import MakeProject
+from ..gitops.world import make_outputs
 from ..minio_server import BUCKET, Server
 from .pod import metadata, run, start
 
@@ -104,6 +106,33 @@ def test_gathered_branches_keep_their_manifests(make_project: MakeProject, tmp_p
     code, text = run("gather", {}, folders, out)
     assert code == 0, text
     assert read_manifest(out / "tasks" / "code" / "mined") == read_manifest(work / "code" / "mined")
+
+
+@pytest.mark.parametrize("fallen", [None, "code"])
+def test_publish_tells_where_the_bundle_lies_and_what_the_gate_says(
+    fallen: str | None, minio: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in minio.environment().items():
+        monkeypatch.setenv(name, value)
+    bundle, report = make_outputs(tmp_path, "weights", fallen)
+    code, text = run("publish", {"run": "abc"}, {"bundle": bundle, "report": report}, tmp_path / "out", **minio.environment())
+    assert code == 0, text
+    result = read_result(f"s3://{BUCKET}/results", "abc")
+    assert (result.bundle, result.sha256) == (str(bundle), sha256_file(bundle / "manifest.json"))
+    assert result.passed is (fallen is None) and result.gates.keys() == {"embed", "rerank"}
+    assert result.gates["embed"].tasks["code"].passed is (fallen is None) and result.gates["embed"].tasks["basic"].passed
+
+
+def test_publish_refuses_a_damaged_bundle_and_does_nothing_without_a_place(minio: Server, tmp_path: Path) -> None:
+    bundle, report = make_outputs(tmp_path, "weights")
+    environment = minio.environment()
+    del environment["PHASOR_RESULTS"]
+    inputs = {"bundle": bundle, "report": report}
+    assert run("publish", {"run": "def"}, inputs, tmp_path / "out", **environment)[0] == 0
+    (bundle / "embed" / "config.json").write_text('{"changed": 1}')
+    code, text = run("publish", {"run": "def"}, inputs, tmp_path / "again", **minio.environment())
+    assert code == 2 and "config.json does not match its manifest" in text
+    assert "results/def.json" not in minio.keys("results/")
 
 
 def test_an_input_that_came_damaged_is_refused(make_project: MakeProject, tmp_path: Path) -> None:

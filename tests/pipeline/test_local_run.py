@@ -9,9 +9,10 @@ from typing import Any
 
 import pytest
 
-from phasor.artifacts import digest_artifact, read_manifest, verify
+from phasor.artifacts import digest_artifact, read_manifest, sha256_file, verify
 from phasor.dvc_adapter import reproduce, run_dvc, write_dvc_yaml
 from phasor.phases import phase
+from phasor.pipeline.result import read_result
 from phasor.recipe import Recipe
 from phasor.storage.revision import data_rev
 
@@ -75,3 +76,7 @@ def test_the_graph_makes_what_dvc_makes(
     assert "a test" in shown["fetch/card"] and "BM25" in shown["evaluate/table"] and "<svg" in shown["merge/trace"]
     assert shown["package/page"].startswith("<!")
     assert minio.keys("checkpoints/") == []
+    results = [read_result(f"s3://{BUCKET}/results", Path(name).stem) for name in minio.keys("results/")]
+    bundle = sha256_file(root / "work" / "bundle" / "manifest.json")
+    (result,) = [result for result in results if result.sha256 == bundle]
+    assert result.passed and result.gates.keys() == set(roles)
