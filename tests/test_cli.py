@@ -52,11 +52,12 @@ SURFACE: dict[str, dict[str, object]] = {
         "--ca-config-map": "", "--experiment": "phasor", "--namespace": "phasor", "--format": "ir",
     },
     "gitops promote": {"folder": None, "--host": "", "--token-file": "", "--ca-file": "", "--values": None, "--track": None},
+    "gitops clone": {"url_file": None, "folder": None, "--branch": "main", "--ca-file": ""},
     "retrain": {"folder": None, "--host": "", "--token-file": "", "--ca-file": "", "--tries": 3, "--watch": False},
 }
 REQUIRED = {
     "--role", "--documents", "directory", "query", "bundle", "name", "action", "source", "location", "url",
-    "--profile", "--output", "--values", "folder",
+    "--profile", "--output", "--values", "folder", "url_file",
 }  # fmt: skip
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from phasor.cli_kubernetes import (
     PIPELINES_NAMESPACE,
+    add_ca,
     add_credentials,
     add_experiment,
     add_profile,
@@ -41,6 +42,12 @@ def add_commands(commands: Any, positive: Callable[[str], int]) -> None:
     promoting.add_argument("--values", type=Path, required=True, help="values of the serving chart, in the same repository")
     promoting.add_argument("--track", help="of the chart (default: the active one)")
     promoting.set_defaults(handler=_promote)
+    cloning = actions.add_parser("clone", help="Bring the newest commit of a deployment repository, where there is no Git.")
+    cloning.add_argument("url_file", type=Path, help="file that holds its URL, with user and token if it needs them")
+    cloning.add_argument("folder", type=Path, help="folder to make")
+    cloning.add_argument("--branch", default="main", help="which (default: main)")
+    add_ca(cloning)
+    cloning.set_defaults(handler=_clone)
     retraining = commands.add_parser("retrain", help="See that the run which a request asks for exists, once.")
     _add_request(retraining)
     retraining.add_argument("--tries", type=positive, default=3, help="most runs for one request, failed ones counted (default: 3)")
@@ -66,6 +73,12 @@ def _render(args: argparse.Namespace) -> None:
     )  # fmt: skip
     done = f"wrote {', '.join(changed)}; commit and push them" if changed else "nothing has changed"
     say(f"{args.folder}: {request.job_name}, {done}.")
+
+
+def _clone(args: argparse.Namespace) -> None:
+    from phasor.gitops.clone import clone
+
+    clone(args.url_file, args.folder, args.branch, args.ca_file)
 
 
 def _request(args: argparse.Namespace) -> tuple[Any, Any]:

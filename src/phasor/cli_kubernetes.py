@@ -44,6 +44,11 @@ def add_commands(commands: Any) -> None:
 def add_credentials(command: argparse.ArgumentParser) -> None:
     """How to be known to a KFP server, and to know it."""
     command.add_argument("--token-file", default="", help="file with a bearer token, read again for every request")
+    add_ca(command)
+
+
+def add_ca(command: argparse.ArgumentParser) -> None:
+    """Whom to trust."""
     command.add_argument("--ca-file", default="", help="certificates to trust")
 
 

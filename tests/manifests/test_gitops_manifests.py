@@ -58,6 +58,8 @@ def test_the_poller_runs_what_the_job_runs_and_is_as_restricted() -> None:
             "allowPrivilegeEscalation": False, "readOnlyRootFilesystem": True, "capabilities": {"drop": ["ALL"]},
         }  # fmt: skip
         assert container["image"] == "registry.internal/phasor:dev"
+    asked, mounts = build_parser().parse_args(clone["args"]), {mount["name"]: mount["mountPath"] for mount in clone["volumeMounts"]}
+    assert (str(asked.url_file), str(asked.folder)) == (f"{mounts['repository']}/url", "/deployment/clone")
     args = build_parser().parse_args(retrain["args"])
     assert not args.watch and str(args.folder) == "/deployment/clone/retrain"
     volumes = {volume["name"]: volume for volume in pod["volumes"]}

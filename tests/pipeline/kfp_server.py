@@ -1,6 +1,7 @@
 """A small stand-in for the KFP API server: the calls that submitting, finding and following a run makes, kept in memory.
 
-Runs advance by one state of a script each time they are asked for.
+Runs advance by one state of a script each time they are asked for. As a program it serves in a pod, on PORT, and /told tells and
+sets from outside what a test here does with the object.
 """
 
 import json
@@ -13,6 +14,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
+PORT = 8888
 Script = Sequence[tuple[str, dict[str, str]]]
 """Per poll: state of the run, and the state of each task by name."""
 
@@ -23,10 +25,11 @@ class KfpServer:
     script: of every run; a run is listed in the state that it was asked for last.
     scripts: instead, of the first runs to come, one each.
     token: if set, requests need it.
+    authorization: as the last request brought it.
     refuse: status for every request, if set; may be changed in between.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, host: str = "127.0.0.1", port: int = 0) -> None:
         self.pipelines: list[dict[str, Any]] = []
         self.versions: list[dict[str, Any]] = []
         self.experiments: list[dict[str, Any]] = []
@@ -35,7 +38,7 @@ class KfpServer:
         self.script: Script = [("SUCCEEDED", {})]
         self.scripts: list[Script] = []
         self.polls: dict[str, int] = {}
-        self.token, self.refuse = "", 0
+        self.token, self.refuse, self.authorization = "", 0, ""
         owner = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -47,7 +50,7 @@ class KfpServer:
             def log_message(self, *_: Any) -> None:
                 pass
 
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._server = ThreadingHTTPServer((host, port), Handler)
         self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
 
     @contextmanager
@@ -61,6 +64,9 @@ class KfpServer:
 
     def handle(self, handler: BaseHTTPRequestHandler) -> None:
         body = handler.rfile.read(int(handler.headers.get("content-length") or 0))
+        if handler.path == "/told":
+            return self._send(handler, 200, self._tell(body))
+        self.authorization = handler.headers.get("authorization", "")
         if self.refuse:
             return self._send(handler, self.refuse, {"error": "scripted refusal"})
         if self.token and handler.headers.get("authorization") != f"Bearer {self.token}":
@@ -68,6 +74,10 @@ class KfpServer:
         url = urlsplit(handler.path)
         query = {key: values[0] for key, values in parse_qs(url.query).items()}
         return self._send(handler, 200, self._answer(handler.command, url.path.removeprefix("/apis/v2beta1"), query, body))
+
+    def _tell(self, body: bytes) -> dict[str, Any]:
+        self.script = json.loads(body)["script"] if body else self.script
+        return {"runs": self.runs, "versions": self.versions, "authorization": self.authorization}
 
     def _answer(self, method: str, path: str, query: dict[str, str], body: bytes) -> dict[str, Any]:
         match method, path:
@@ -123,3 +133,8 @@ class KfpServer:
         handler.send_header("content-length", str(len(data)))
         handler.end_headers()
         handler.wfile.write(data)
+
+
+if __name__ == "__main__":
+    with KfpServer("0.0.0.0", PORT).running():
+        threading.Event().wait()
