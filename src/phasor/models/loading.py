@@ -17,7 +17,6 @@ from phasor.errors import ModelError, first_line
 from phasor.models.embedder import Embedder
 from phasor.models.network import Network
 from phasor.models.reranker import Reranker
-from phasor.models.scratch import build
 
 ADAPTER = "adapter_config.json"
 _PACKAGE = "package:"
@@ -57,6 +56,8 @@ def load_backbone(model: ModelConfig, role: Role, texts: Iterable[str], seed: in
         ModelError: unknown name, damaged files or a tokenizer that cannot serve.
     """
     if isinstance(model.backbone, ScratchBackbone):
+        from phasor.models.scratch import build  # late: what loads weights, a server for one, needs no statistics of a corpus
+
         return build(model, model.backbone, role, texts, seed)
     assert isinstance(model.backbone, PretrainedBackbone), "what grows from the embedder is made by `grow`"
     return _from_pretrained(resolve_name(model.backbone.name), role, dtype=model.dtype, revision=model.backbone.revision)
