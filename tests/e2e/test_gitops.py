@@ -121,7 +121,8 @@ def check_token(namespace: Namespace, authorization: str) -> None:
     ("verb", "group", "resource", "allowed"),
     [
         ("create", KFP_GROUP, "runs", True), ("list", KFP_GROUP, "experiments", True), ("create", KFP_GROUP, "pipelines", True),
-        ("delete", KFP_GROUP, "runs", False), ("get", "", "secrets", False), ("create", "batch", "jobs", False), ("list", "", "pods", False),
+        ("delete", KFP_GROUP, "runs", False), ("get", "", "secrets", False), ("create", "batch", "jobs", False),
+        ("list", "", "pods", False),
     ],
 )  # fmt: skip
 def test_the_account_may_ask_kfp_and_nothing_else(verb: str, group: str, resource: str, allowed: bool, namespace: Namespace) -> None:
@@ -176,3 +177,50 @@ def test_two_changes_of_the_data_are_two_jobs_two_runs_and_two_promotions(
     config_maps = {item["metadata"]["name"] for item in namespace.get("configmap", "-l", "app.kubernetes.io/name=retrain")}
     assert config_maps == {made[1]}
     namespace.kubectl("delete", "job,configmap", "-l", "app.kubernetes.io/name=retrain")
+
+
+def serve_repository(namespace: Namespace, image: str, deployment: Deployment) -> None:
+    """A Git server in the cluster, called `git`, with a copy of the repository at /tmp/repo."""
+    packed = subprocess.run(["tar", "-C", str(deployment.origin), "-cz", "."], check=True, capture_output=True).stdout
+    command = "mkdir /tmp/repo && tar -xzf /packed/repo -C /tmp/repo && exec python3 -m dulwich web-daemon -l 0.0.0.0 -p 8000 /"
+    probe = {"readinessProbe": {"tcpSocket": {"port": 8000}, "periodSeconds": 1}}
+    pod = restricted(
+        "git", image, ["sh", "-c", command], labels={"app.kubernetes.io/name": "git"}, container=probe,
+        volumes=[{"name": "packed", "configMap": {"name": "git"}}], mounts=[{"name": "packed", "mountPath": "/packed"}],
+    )  # fmt: skip
+    service = {"selector": {"app.kubernetes.io/name": "git"}, "ports": [{"port": 8000}]}
+    data = {"repo": base64.b64encode(packed).decode()}
+    namespace.apply(
+        {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "git"}, "binaryData": data},
+        {"apiVersion": "v1", "kind": "Service", "metadata": {"name": "git"}, "spec": service}, pod,
+    )  # fmt: skip
+    until(lambda: ready(namespace.get("pod", "git")[0]), "the Git server is ready")
+
+
+def test_the_poller_starts_one_run_for_what_it_finds(
+    namespace: Namespace, images: dict[str, str], kfp: Kfp, project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(ROOT)
+    deployment = make_deployment(tmp_path)
+    render = ["gitops", "render", str(deployment.request), "--profile", "cpu", "--recipe", str(project), "--image", images["phasor"]]
+    assert main([*render, "--host", f"http://ml-pipeline:{PORT}"]) == 0
+    deployment.push("retrain")
+    serve_repository(namespace, images["phasor"], deployment)
+    namespace.secret("deployment-repository", url="http://user:token@git:8000/tmp/repo")
+    poller = yaml.safe_load((ROOT / "manifests" / "poller" / "cronjob.yaml").read_text())
+    poller["spec"]["suspend"] = True  # the test says when
+    pod = poller["spec"]["jobTemplate"]["spec"]["template"]["spec"]
+    for container in (*pod["initContainers"], *pod["containers"]):
+        container["image"] = images["phasor"]
+    namespace.apply(poller)
+    try:
+        for name, told in (("pass-1", "started"), ("pass-2", "is under way")):
+            namespace.kubectl("create", "job", name, "--from=cronjob/retrain-poller")
+            namespace.kubectl("wait", "--for=condition=complete", f"job/{name}", "--timeout=120s")
+            assert told in namespace.logs(f"job-name={name}")
+        (run,) = kfp.runs()
+        assert run["display_name"] == Request.read(deployment.request).run_name
+        check_token(namespace, kfp.told()["authorization"])
+    finally:
+        made = ["cronjob/retrain-poller", "job/pass-1", "job/pass-2", "pod/git", "service/git", "configmap/git"]
+        namespace.kubectl("delete", *made, "secret/deployment-repository", "--ignore-not-found", "--wait=false")

@@ -1,10 +1,13 @@
 """`phasor retrain`, with the official client against a stand-in for the server: one run per request, whatever happens."""
 
+import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
 
 from phasor.cli import main
+from phasor.gitops.retrain import finished, retrain
 from phasor.pipeline.compile import version_name
 from phasor.pipeline.submit import RunFailed, Server
 
@@ -12,8 +15,6 @@ from ..minio_server import Server as Minio
 from ..pipeline.kfp_server import KfpServer
 from .conftest import Render
 from .world import Deployment, end_of_run
-
-from phasor.gitops.retrain import finished, retrain  # isort: skip
 
 RUNNING, FAILED, CANCELED, SUCCEEDED = ([(state, {})] for state in ("RUNNING", "FAILED", "CANCELED", "SUCCEEDED"))
 
@@ -122,6 +123,23 @@ def test_a_server_that_is_not_there_is_named_and_nothing_is_half_done(
     assert main(["retrain", str(deployment.request)]) == 2
     assert "the KFP server at http://127.0.0.1:1 cannot be reached" in capsys.readouterr().err
     assert main(["retrain", str(deployment.request), "--host", server.url]) == 0 and len(server.runs) == 1
+
+
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="no openssl here to make a certificate")
+def test_a_server_with_a_certificate_of_its_own_is_trusted_when_that_is_named(
+    render: Render, deployment: Deployment, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    certificate, key = tmp_path / "ca.crt", tmp_path / "key"
+    command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=kfp", "-addext", "subjectAltName=IP:127.0.0.1"]
+    subprocess.run([*command, "-keyout", str(key), "-out", str(certificate)], check=True, capture_output=True)
+    server = KfpServer()
+    server.secure(certificate, key)
+    with server.running():
+        render(host=server.url)
+        assert main(["retrain", str(deployment.request)]) == 2
+        told = capsys.readouterr().err
+        assert "cannot be reached" in told and "CERTIFICATE_VERIFY_FAILED" in told and "--ca-file" in told and not server.runs
+        assert main(["retrain", str(deployment.request), "--ca-file", str(certificate)]) == 0 and len(server.runs) == 1
 
 
 @pytest.mark.parametrize("fallen", [None, "code"])

@@ -6,11 +6,13 @@ sets from outside what a test here does with the object.
 
 import json
 import re
+import ssl
 import threading
 import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
@@ -52,6 +54,13 @@ class KfpServer:
 
         self._server = ThreadingHTTPServer((host, port), Handler)
         self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
+
+    def secure(self, certificate: Path, key: Path) -> None:
+        """Serve over TLS, from before it runs."""
+        context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+        context.load_cert_chain(certificate, key)
+        self._server.socket = context.wrap_socket(self._server.socket, server_side=True)
+        self.url = self.url.replace("http:", "https:")
 
     @contextmanager
     def running(self) -> Iterator["KfpServer"]:

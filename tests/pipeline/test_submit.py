@@ -49,6 +49,8 @@ def test_a_multi_user_installation_gets_namespace_and_token(server: KfpServer, t
     assert {item["namespace"] for item in (*server.pipelines, *server.experiments)} == {"team"}
     with pytest.raises(EndpointError, match="--token-file .*nowhere does not exist"):
         Server(server.url, token_file="nowhere").connect()
+    with pytest.raises(EndpointError, match="--ca-file nowhere does not exist"):
+        Server(server.url, ca_file="nowhere").connect()
 
 
 def test_following_says_one_line_per_change_and_leaves_drivers_out(server: KfpServer) -> None:

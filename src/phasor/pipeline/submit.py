@@ -12,6 +12,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import certifi
+import urllib3
 import yaml
 from urllib3.exceptions import HTTPError
 
@@ -19,6 +21,7 @@ from phasor.errors import EndpointError, PhasorError, first_line
 from phasor.pipeline.compile import version_name
 
 POLL_S = 5.0
+_PATIENCE_S = 30.0
 _PATIENCE = 6
 """Polls in a row that may fail before following is given up; the run goes on."""
 DONE = ("SUCCEEDED", "FAILED", "CANCELED", "SKIPPED")
@@ -53,21 +56,25 @@ class Server:
 
         if self.token_file and not Path(self.token_file).is_file():
             raise EndpointError(f"--token-file {self.token_file} does not exist. Mount a token for the audience pipelines.kubeflow.org.")
+        if self.ca_file and not Path(self.ca_file).is_file():
+            raise EndpointError(f"--ca-file {self.ca_file} does not exist. Name a PEM file of certificates.")
         credentials = client.ServiceAccountTokenVolumeCredentials(path=self.token_file) if self.token_file else None
         with _asking(self.host), _quiet():
             self._knock()
             return client.Client(host=self.host, credentials=credentials, ssl_ca_cert=self.ca_file or None)
 
     def _knock(self) -> None:
-        """One request, because the client itself tries a wrong token and a wrong host for half a minute and hides why."""
-        import kfp_server_api
+        """One request, because the client itself tries a wrong token, host or certificate for half a minute and hides why."""
+        from kfp_server_api import ApiException
 
-        settings = kfp_server_api.Configuration(host=self.host.rstrip("/"))
-        settings.ssl_ca_cert, settings.retries = self.ca_file or None, False
-        if self.token_file:
-            settings.api_key = {"authorization": Path(self.token_file).read_text(encoding="utf-8").strip()}
-            settings.api_key_prefix = {"authorization": "Bearer"}
-        kfp_server_api.HealthzServiceApi(kfp_server_api.ApiClient(settings)).healthz_service_get_healthz()
+        token = Path(self.token_file).read_text(encoding="utf-8").strip() if self.token_file else ""
+        pool = urllib3.PoolManager(retries=False, timeout=_PATIENCE_S, ca_certs=self.ca_file or certifi.where())
+        headers = {"authorization": f"Bearer {token}"} if token else {}
+        answer = pool.request("GET", f"{self.host.rstrip('/')}/apis/v2beta1/healthz", headers=headers)
+        if answer.status != 200:
+            error = ApiException(answer.status, answer.reason)
+            error.body = answer.data
+            raise error
 
 
 @dataclass(frozen=True)
