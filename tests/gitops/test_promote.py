@@ -1,5 +1,7 @@
 """`phasor gitops promote`: a green gate becomes a commit on a branch, a red one becomes nothing; a revert stays a revert."""
 
+import shutil
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
@@ -78,6 +80,26 @@ def test_proposing_again_does_nothing_before_and_after_the_merge(
     assert git(deployment.clone, "rev-parse", branch, "HEAD").split() == [commit, commit]
 
 
+def test_a_proposal_that_somebody_else_pushed_is_found(
+    end: End, promote: Promote, deployment: Deployment, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    request, _ = end()
+    branch = f"promote/blue-{request.short_key}"
+    assert promote() == 0
+    git(deployment.clone, "push", "--quiet", "origin", branch)
+    other = Deployment(deployment.origin, tmp_path / "other")
+    for depth in (["--depth=1"], []):
+        shutil.rmtree(other.clone, ignore_errors=True)
+        subprocess.run(["git", "clone", "--quiet", "--no-single-branch", *depth, f"file://{other.origin}", str(other.clone)], check=True)
+        capsys.readouterr()
+        code = main(["gitops", "promote", str(other.request), "--values", str(other.values)])
+        told = capsys.readouterr()
+        if depth:
+            assert code == 2 and "Fetch the rest with `git fetch --unshallow`." in told.err, "what was rolled back is not in sight"
+        else:
+            assert code == 0 and f"is proposed already, on branch origin/{branch}. Nothing to do." in told.out
+
+
 def test_a_rollback_is_a_revert_and_stays_one(
     end: End, promote: Promote, deployment: Deployment, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -145,7 +167,7 @@ def test_a_branch_in_the_way_and_an_unknown_committer_are_told(
     assert git(deployment.clone, "branch", "--list", branch) == "" and len(git(deployment.clone, "worktree", "list").splitlines()) == 1
     git(deployment.clone, "branch", branch)
     assert promote() == 2
-    assert f"Delete it with `git branch -D {branch}`" in capsys.readouterr().err
+    assert f"branch {branch} exists and differs from what would be proposed now. Delete it" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -49,15 +49,15 @@ def promote(request: Request, result: Result, values: Path, track: str | None) -
     mark, branch = f"{_TRAILER}: {request.short_key} {chosen}", f"promote/{chosen}-{request.short_key}"
     if after == before:
         return f"{request.run_name} is what track {chosen} serves already. Nothing to do."
-    if earlier := repository.run("log", "HEAD", "--fixed-strings", f"--grep={mark}", "--format=%h", "--max-count=1").strip():
+    if earlier := repository.commit_with(mark):
         return (
             f"{request.run_name} was promoted in {earlier} and is served no longer: rolled back, or followed by another. "
             "It is not proposed again; revert the commit that took it out to serve it."
         )
-    if repository.has_branch(branch):
-        if repository.content(branch, name) == after:
-            return f"{request.run_name} is proposed already, on branch {branch}. Nothing to do."
-        raise PhasorError(f"branch {branch} exists and differs from what would be proposed now. Delete it with `git branch -D {branch}`.")
+    if there := repository.branch(branch):
+        if repository.content(there, name) == after:
+            return f"{request.run_name} is proposed already, on branch {there}. Nothing to do."
+        raise PhasorError(f"branch {there} exists and differs from what would be proposed now. Delete it, and promote again.")
     _check_bundle(result)
     commit = repository.propose(branch, {name: after}, _message(request, result, chosen, mark))
     return f"{request.run_name} is proposed for track {chosen}: commit {commit[:12]} on branch {branch}. Push it, and merge it to serve it."

@@ -40,9 +40,20 @@ class Repository:
         result = _git(self.root, "show", f"{revision}:{name}")
         return None if result.returncode else result.stdout
 
-    def has_branch(self, branch: str) -> bool:
-        """Whether there is such a branch here."""
-        return _git(self.root, "show-ref", "--verify", "--quiet", f"refs/heads/{branch}").returncode == 0
+    def branch(self, name: str) -> str | None:
+        """What names a branch, here or as last seen on a remote; None if there is none."""
+        found = self.run("for-each-ref", "--format=%(refname:short)", f"refs/heads/{name}", f"refs/remotes/*/{name}").split()
+        return found[0] if found else None
+
+    def commit_with(self, line: str) -> str | None:
+        """The newest commit of HEAD whose message has that line.
+
+        Raises:
+            PhasorError: the history was not fetched whole, so that nobody knows.
+        """
+        if self.run("rev-parse", "--is-shallow-repository").strip() == "true":
+            raise PhasorError(f"{self.root} has only the newest part of its history. Fetch the rest with `git fetch --unshallow`.")
+        return self.run("log", "HEAD", f"--grep=^{line}$", "--format=%h", "--max-count=1").strip() or None
 
     def propose(self, branch: str, files: Mapping[str, str], message: str) -> str:
         """Commit files on top of HEAD, on a new branch. What is checked out and staged stays as it is.
