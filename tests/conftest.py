@@ -55,18 +55,23 @@ def write_documents(folder: Path, task: str, number: int = 60) -> None:
         (folder / name).write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 
+def write_project(folder: Path, tasks: tuple[str, ...], roles: tuple[str, ...]) -> tuple[Recipe, Path]:
+    """A pico recipe with its documents; returns the recipe and its file."""
+    lines = []
+    for task in tasks:
+        write_documents(folder, task)
+        source = f"{{kind: jsonl, corpus: {task}.jsonl, examples: {task}-examples.jsonl}}"
+        lines.append(f"  {task}: {{instruction: Find the {task} passage, num_dev: 8, num_test: 10, sources: [{source}]}}")
+    path = folder / "params.yaml"
+    path.write_text(RECIPE.replace("ROLES", ", ".join(roles)).replace("TASKS", "\n".join(lines)))
+    return load_recipe(path), path
+
+
 @pytest.fixture
 def make_project(tmp_path: Path) -> MakeProject:
-    """Write a pico recipe with its documents into a folder; returns the recipe and its file."""
+    """`write_project` into the test's folder."""
 
     def make(tasks: tuple[str, ...] = ("basic", "code"), roles: tuple[str, ...] = ("embed", "rerank")) -> tuple[Recipe, Path]:
-        lines = []
-        for task in tasks:
-            write_documents(tmp_path, task)
-            source = f"{{kind: jsonl, corpus: {task}.jsonl, examples: {task}-examples.jsonl}}"
-            lines.append(f"  {task}: {{instruction: Find the {task} passage, num_dev: 8, num_test: 10, sources: [{source}]}}")
-        path = tmp_path / "params.yaml"
-        path.write_text(RECIPE.replace("ROLES", ", ".join(roles)).replace("TASKS", "\n".join(lines)))
-        return load_recipe(path), path
+        return write_project(tmp_path, tasks, roles)
 
     return make

@@ -1,0 +1,42 @@
+"""The overlay `kind` after it was applied: its store keeps what it is given, its account may little, its namespace is restricted."""
+
+import io
+
+import pytest
+from tests.minio_server import BUCKET
+
+from .cluster import Namespace, ready, run, until
+from .conftest import ROOT, reached
+
+RUNNER = "system:serviceaccount:phasor:pipeline-runner"
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+
+
+@pytest.mark.parametrize(("verb", "what", "allowed"), [
+    ("get", "secret/phasor-store", True), ("get", "secret/other", False), ("list", "secrets", False),
+    ("get", "configmap/kfp-launcher", True), ("get", "configmap/other", False),
+    ("get", "pods", True), ("delete", "pods", False), ("create", "pods", False), ("create", "workflowtaskresults.argoproj.io", True),
+])  # fmt: skip
+def test_a_pipeline_pod_may_what_it_needs_and_no_more(verb: str, what: str, allowed: bool, namespace: Namespace) -> None:
+    result = namespace.kubectl("auth", "can-i", verb, what, "--as", RUNNER, check=False)
+    assert result.stdout.strip() == ("yes" if allowed else "no")
+
+
+def test_the_namespace_takes_no_pod_that_is_not_restricted(namespace: Namespace) -> None:
+    result = namespace.kubectl("run", "root", "--image", "phasor.local/minio:dev", check=False)
+    assert result.returncode and "violates PodSecurity" in result.stderr
+
+
+def test_applying_again_changes_nothing(namespace: Namespace) -> None:
+    result = run("kubectl", "diff", "--server-side", "-k", str(ROOT / "manifests" / "overlays" / "kind"), check=False)
+    assert result.returncode == 0, result.stdout
+
+
+def test_the_store_keeps_objects_on_its_volume_when_its_pod_goes(namespace: Namespace) -> None:
+    with reached(namespace) as store:
+        store.client.put_object(bucket_name=BUCKET, object_name="kept", data=io.BytesIO(b"kept"), length=4)
+    assert namespace.get("persistentvolumeclaim")[0]["status"]["phase"] == "Bound"
+    namespace.kubectl("delete", "pod", "-l", "app.kubernetes.io/name=minio")
+    until(lambda: [pod for pod in namespace.get("pods", "-l", "app.kubernetes.io/name=minio") if ready(pod)], "a new pod")
+    with reached(namespace) as store:
+        assert store.client.get_object(bucket_name=BUCKET, object_name="kept").read() == b"kept"
