@@ -5,7 +5,7 @@ WORKERS ?= 2
 BIN := .venv/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: demo test check lock clean help pipelines images e2e
+.PHONY: demo test check lock clean help pipelines images synthesize-image e2e
 
 help:  ## show the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
@@ -36,6 +36,7 @@ lock: .venv/.installed  ## resolve the dependencies anew
 	$(BIN)/uv pip compile -q pyproject.toml --all-extras --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --upgrade -o requirements.lock
 	$(BIN)/uv pip compile -q pyproject.toml --extra pipeline --extra demo -c requirements.lock --python-version 3.11 --generate-hashes --no-emit-index-url --no-header -o requirements-image.lock
 	$(BIN)/uv pip compile -q --group serve -c requirements.lock --no-emit-package triton --python-version 3.11 --generate-hashes --no-emit-index-url --no-header -o requirements-serve.lock
+	$(BIN)/uv pip compile -q --group synthesize --python-version 3.11 --python-platform x86_64-manylinux_2_28 --generate-hashes --no-emit-index-url --no-header --upgrade -o requirements-synthesize.lock
 	$(BIN)/uv pip compile -q requirements-legacy.in --no-deps --python-version 3.11 --generate-hashes --no-emit-index-url --no-header -o requirements-legacy.lock
 
 clean:  ## remove everything that a run made
@@ -56,6 +57,11 @@ images:  ## build the images of the pipeline's components and of the server
 	$(BUILDER) $(BUILD_OPTIONS) --build-arg BASE=$(BASE) -f components/images/phasor.Dockerfile -t $(IMAGE) .
 	$(BUILDER) $(BUILD_OPTIONS) --build-arg BASE=$(BASE) --build-arg LOCK=requirements-serve.lock \
 	    -f components/images/phasor.Dockerfile -t $(SERVE_IMAGE) .
+
+SYNTHESIZE_IMAGE ?= phasor.local/phasor-synthesize:dev
+
+synthesize-image:  ## build the image of the generation server (vLLM); for GPUs, large
+	$(BUILDER) $(BUILD_OPTIONS) --build-arg BASE=$(BASE) -f components/images/synthesize.Dockerfile -t $(SYNTHESIZE_IMAGE) .
 
 # the image of the overlay `kind`, with the minio program of this machine
 MINIO_IMAGE := phasor.local/minio:dev

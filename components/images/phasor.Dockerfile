@@ -1,6 +1,6 @@
 # Two images by the lock that they install; `make images` builds both. Sizes are on disk, unpacked.
 #
-# requirements-image.lock: every pipeline component. 6.8 GB, of which 6.3 GB are torch with its CUDA libraries and what stands on it.
+# requirements-image.lock: every pipeline component. 7.2 GB, of which 6.8 GB are torch with its CUDA libraries and what stands on it.
 # requirements-serve.lock: serving and indexing alone. Without the trainer, DVC, KFP and Triton, which only torch.compile uses.
 # The CUDA libraries stay: torch's module links them, so that it cannot be imported without, and one image serves CPUs and GPUs.
 #
