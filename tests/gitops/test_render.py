@@ -53,6 +53,13 @@ def test_a_request_says_everything_that_the_run_is_told(render: Render, project:
     assert request.pipeline == (ROOT / "pipelines" / "compiled" / "cpu.yaml").read_text()
 
 
+def test_a_file_of_no_single_task_is_shared_by_all(render: Render, project: Path) -> None:
+    note(project.parent / "accepted.json", "c" * 32)
+    request = render("--set", "evaluate.gate.baseline=accepted.json")
+    assert request.told.revisions.data["shared"] == {"accepted.json": "c" * 32}
+    assert request.parameters()["data_rev"]["accepted.json"] == "c" * 32
+
+
 def test_the_key_changes_with_data_recipe_image_and_code_and_with_nothing_else(
     render: Render, project: Path, deployment: Deployment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
