@@ -21,7 +21,7 @@ PLACE = Place(BUCKET, "faults")
 
 
 def settings(endpoint: str) -> StoreSettings:
-    return StoreSettings(endpoint, "us-east-1", "", USER, PASSWORD, "", f"s3://{BUCKET}/dvc", "")
+    return StoreSettings(endpoint, "us-east-1", "", USER, PASSWORD, "", f"s3://{BUCKET}/dvc", checkpoints="", results="")
 
 
 def store(endpoint: str) -> Store:
