@@ -66,7 +66,7 @@ def kfp(namespace: Namespace, images: dict[str, str]) -> Iterator[Kfp]:
             until(lambda: kfp.told(RUNNING), "the stand-in answers")
             yield kfp
     finally:
-        namespace.kubectl("delete", "pod/ml-pipeline", "service/ml-pipeline", "configmap/ml-pipeline", "--ignore-not-found", "--wait=false")
+        namespace.kubectl("delete", "pod/ml-pipeline", "service/ml-pipeline", "configmap/ml-pipeline", "--ignore-not-found")
 
 
 @pytest.fixture
