@@ -11,16 +11,19 @@ from typing import Any
 
 import pytest
 import yaml
-from tests.gitops.world import Deployment, end_of_run, git, make_deployment, note
+from tests.gitops.world import Deployment, end_of_run, git, make_deployment, make_outputs, note
 from tests.minio_server import BUCKET, Server
 from tests.pipeline.kfp_server import PORT
 
+from phasor.artifacts import sha256_file
 from phasor.cli import main
 from phasor.gitops.job import ACCOUNT, AUDIENCE
 from phasor.gitops.request import Request
+from phasor.pipeline.result import read_result
 
 from .cluster import Namespace, ready, restricted, until
-from .conftest import ROOT
+from .component import Component
+from .conftest import ROOT, upload
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 KFP_GROUP = "pipelines.kubeflow.org"
@@ -177,6 +180,21 @@ def test_two_changes_of_the_data_are_two_jobs_two_runs_and_two_promotions(
     config_maps = {item["metadata"]["name"] for item in namespace.get("configmap", "-l", "app.kubernetes.io/name=retrain")}
     assert config_maps == {made[1]}
     namespace.kubectl("delete", "job,configmap", "-l", "app.kubernetes.io/name=retrain")
+
+
+def test_the_last_task_of_a_run_tells_what_came_out(
+    namespace: Namespace, store: Server, images: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in store.environment().items():
+        monkeypatch.setenv(name, value)
+    bundle, report = make_outputs(tmp_path, "weights", fallen="code")
+    upload(store, bundle, "e2e-publish/bundle")
+    upload(store, report, "e2e-publish/report")
+    inputs: dict[str, str | list[str]] = {"bundle": "e2e-publish/bundle", "report": "e2e-publish/report"}
+    Component(namespace, "publish", images["phasor"], {"run": "e2e-run"}, inputs).run()
+    result = read_result(f"s3://{BUCKET}/results", "e2e-run")
+    assert (result.bundle, result.sha256) == (f"s3://{BUCKET}/e2e-publish/bundle", sha256_file(bundle / "manifest.json"))
+    assert not result.passed and not result.gates["embed"].tasks["code"].passed
 
 
 def serve_repository(namespace: Namespace, image: str, deployment: Deployment) -> None:
