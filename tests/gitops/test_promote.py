@@ -173,7 +173,7 @@ def test_a_branch_in_the_way_and_an_unknown_committer_are_told(
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (("sha256: \"", "existingClaim: bundle\n      sha256: \""), "tracks.blue serves from the claim bundle. Name another track"),
+        (('sha256: "', 'existingClaim: bundle\n      sha256: "'), "tracks.blue serves from the claim bundle. Name another track"),
         (("networkPolicy:", "    index: {location: s3://phasor/index}\nnetworkPolicy:"), "the index of track blue was made by the model"),
         (("active: blue\n", ""), None),
         (("active: blue", "active: green"), None),
@@ -191,5 +191,3 @@ def test_values_that_cannot_take_a_bundle_are_refused(change: tuple[str, str], m
     else:
         with pytest.raises(PhasorError, match=message):
             put_bundle(text, "v.yaml", None, "s3://phasor/next", "1" * 64)
-
-

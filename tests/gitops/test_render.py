@@ -128,9 +128,7 @@ def test_the_job_is_valid_restricted_and_has_one_writer(render: Render, deployme
 
 
 @pytest.mark.skipif(shutil.which("kubectl") is None, reason="kubectl is not here")
-def test_kustomize_makes_of_it_the_job_and_a_config_map_that_is_the_request(
-    render: Render, deployment: Deployment, tmp_path: Path
-) -> None:
+def test_kustomize_makes_of_it_the_job_and_a_config_map_that_is_the_request(render: Render, deployment: Deployment, tmp_path: Path) -> None:
     request = render("--namespace", "team")
     result = subprocess.run(["kubectl", "kustomize", str(deployment.request)], check=True, capture_output=True, text=True)
     config, made = sorted(yaml.safe_load_all(result.stdout), key=lambda item: str(item["kind"]))

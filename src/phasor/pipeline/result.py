@@ -60,7 +60,11 @@ def make_result(run: str, location: str, bundle: Path, report: Path) -> Result:
     told = read_record(RunReport, report / "report.json")
     checks = ((role, check) for role, scores in told.roles.items() for check in scores.checks)
     return Result(
-        run=run, name=told.name, bundle=location, sha256=sha256_file(bundle / MANIFEST), code_rev=told.code_rev,
+        run=run,
+        name=told.name,
+        bundle=location,
+        sha256=sha256_file(bundle / MANIFEST),
+        code_rev=told.code_rev,
         gates={role: scores.gate for role, scores in told.roles.items()},
         missed=[f"{role}: {check.text} ({check.measured})" for role, check in checks if check.kind == "required" and not check.passed],
     )
