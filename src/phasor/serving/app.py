@@ -2,6 +2,7 @@
 
 from collections.abc import Awaitable, Callable
 from importlib import resources
+from typing import Any
 
 from fastapi import APIRouter, FastAPI
 from fastapi.exceptions import RequestValidationError
@@ -16,6 +17,7 @@ from phasor.serving.gateway import Gateway
 from phasor.serving.guard import Guard
 from phasor.serving.keys import KeyRing
 from phasor.serving.routes import api_routes, operation_routes
+from phasor.serving.schemas import Failure
 from phasor.serving.search import search_routes
 
 # No script, style or picture of anybody else, no frame around the page, nothing sent elsewhere.
@@ -25,12 +27,18 @@ _PAGE_HEADERS = {
     "referrer-policy": "no-referrer",
     "cache-control": "no-cache",
 }
+_REASONS = {
+    400: "The caller went away.", 401: "No or unknown key.", 404: "No such model or route, or no index.", 408: "The body came too slowly.",
+    413: "The body is too long.", 422: "The body says something that cannot be done.", 429: "Too much at once; see Retry-After.",
+    500: "A defect.", 503: "Not ready; see Retry-After.", 504: "No answer in time.",
+}  # fmt: skip
+_FAILURES: dict[int | str, dict[str, Any]] = {status: {"model": Failure, "description": text} for status, text in _REASONS.items()}
 _PAGE = {"/": ("index.html", "text/html"), "/search.css": ("search.css", "text/css"), "/search.js": ("search.js", "text/javascript")}
 
 
 def make_app(gateway: Gateway, keys: KeyRing | None) -> ASGIApp:
     """Everything that is served, guarded."""
-    app = FastAPI(title="Phasor", version=__version__, docs_url=None, redoc_url=None, openapi_url="/openapi.json")
+    app = FastAPI(title="Phasor", version=__version__, docs_url=None, redoc_url=None, openapi_url="/openapi.json", responses=_FAILURES)
     app.include_router(operation_routes(gateway))
     app.include_router(api_routes(gateway))
     app.include_router(search_routes(gateway))

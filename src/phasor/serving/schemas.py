@@ -1,4 +1,7 @@
-"""What callers send. Fields that other servers know and we have no use for are ignored, except in our own /v1/search."""
+"""What callers send, and what they get when it goes wrong.
+
+Fields that other servers know and we have no use for are ignored, except in our own /v1/search.
+"""
 
 from typing import Annotated, Literal
 
@@ -51,3 +54,18 @@ class SearchRequest(BaseModel):
     rerank_depth: int | None = Field(None, ge=1, description="Passages of the first stage that the reranker reads.")
     filters: dict[str, Text | list[Text]] = Field(default_factory=dict, description="Field to its wanted value, or several.")
     include_first_stage: bool = Field(False, description="Also list what the embedder alone would have answered.")
+
+
+class Problem(BaseModel):
+    """What went wrong, as OpenAI's clients read it."""
+
+    message: str
+    type: str
+    param: str | None
+    code: str
+
+
+class Failure(BaseModel):
+    """The body of every answer that is no success."""
+
+    error: Problem
