@@ -1,0 +1,182 @@
+"""Throughput and latency of `phasor serve` beside sentence-transformers behind FastAPI, and memory under a long load.
+
+    python benchmarks/serving.py work/bundle                       # both servers, batches of 1, 16 and 64, short and long texts
+    python benchmarks/serving.py work/bundle --peer http://127.0.0.1:7997   # another server with OpenAI's /v1/embeddings, already running
+    python benchmarks/serving.py work/bundle --soak 600            # ours alone: memory after the first minute and at the end
+
+Both servers load the same folder in the same precision (float32), get the same texts through HTTP from the same number of callers, each
+with one request under way and a kept connection, and answer in base64. The peer is the plain way to serve such a model: one FastAPI
+route that calls `encode` in FastAPI's thread pool. They run one after the other on one machine, so a ratio means more than a figure.
+The overhead of our gateway is its time for a batch beside the same batch given to the engine in a process without HTTP.
+"""
+
+import argparse
+import asyncio
+import base64
+import itertools
+import json
+import os
+import random
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import psutil
+
+from phasor.config.serving import BuiltinEngineConfig, LimitsConfig
+from phasor.serving.builtin import BuiltinEngine
+from phasor.serving.bundle import open_bundle
+from phasor.serving.rendering import Renderer
+
+BATCHES = (1, 16, 64)
+LENGTHS = {"short": 12, "long": 120}
+PORT = 8471
+URL = f"http://127.0.0.1:{PORT}"
+Case = tuple[str, int]
+
+
+def make_texts(words: int, number: int = 4096) -> list[str]:
+    """Unique texts of about so many words, so that no cache helps."""
+    rng = random.Random(words)
+    known = ["file", "read", "line", "gzip", "socket", "parse", "value", "error", "thread", "index", "query", "open", "close", "write"]
+    return [f"{i} " + " ".join(rng.choices(known, k=max(1, round(rng.gauss(words, words / 4))))) for i in range(number)]
+
+
+def serve_peer(folder: Path) -> None:
+    """The peer, in this process, until killed."""
+    import uvicorn
+    from fastapi import FastAPI
+    from pydantic import BaseModel
+    from sentence_transformers import SentenceTransformer
+
+    model, app = SentenceTransformer(str(folder / "embed")).float(), FastAPI()
+
+    class Body(BaseModel):
+        input: list[str]
+
+    @app.post("/v1/embeddings")
+    def embeddings(body: Body) -> dict[str, Any]:
+        vectors = model.encode(body.input, batch_size=len(body.input), normalize_embeddings=True)
+        return {"data": [{"embedding": base64.b64encode(vector.tobytes()).decode()} for vector in vectors]}
+
+    uvicorn.run(app, port=PORT, log_level="warning")
+
+
+@contextmanager
+def running(command: list[str]) -> Iterator[int]:
+    """A server as a process, once it answers; gives its process id."""
+    process = subprocess.Popen(command, env=os.environ | {"TOKENIZERS_PARALLELISM": "false"}, stderr=subprocess.DEVNULL)
+    try:
+        for _ in range(600):
+            assert process.poll() is None, f"{' '.join(command)} ended"
+            try:
+                if httpx.post(f"{URL}/v1/embeddings", json={"model": "any", "input": ["x"]}, timeout=5).status_code in (200, 404):
+                    break
+            except httpx.HTTPError:
+                pass
+            time.sleep(0.2)
+        yield process.pid
+    finally:
+        process.terminate()
+        process.wait()
+
+
+def ours(folder: Path) -> list[str]:
+    settings = [part for name in (f"port={PORT}", "engine.precision=float32", "drain_s=0") for part in ("--set", name)]
+    return [sys.executable, "-m", "phasor", "serve", str(folder), *settings]
+
+
+async def ask(url: str, model: str, case: Case, callers: int, seconds: float) -> dict[str, float]:
+    """Texts per second and latencies of one case, after a second of warming up."""
+    length, batch = case
+    texts, times = itertools.cycle(make_texts(LENGTHS[length])), []
+    start = time.monotonic() + 1
+
+    async def call() -> None:
+        async with httpx.AsyncClient(base_url=url, timeout=120) as client:
+            while time.monotonic() < start + seconds:
+                body = {"model": model, "input": list(itertools.islice(texts, batch)), "encoding_format": "base64"}
+                began = time.monotonic()
+                (await client.post("/v1/embeddings", json=body)).raise_for_status()
+                if began >= start:
+                    times.append(time.monotonic() - began)
+
+    await asyncio.gather(*(call() for _ in range(callers)))
+    p50, p99 = np.percentile(times, [50, 99])
+    return {"texts_per_s": len(times) * batch / (time.monotonic() - start), "p50_ms": 1000 * p50, "p99_ms": 1000 * p99}
+
+
+async def bare(folder: Path, case: Case, rounds: int) -> float:
+    """Seconds per batch of the engine alone, without HTTP and JSON; it renders and tokenises as the gateway does."""
+    bundle = open_bundle(folder)
+    engine = BuiltinEngine(bundle, "float32", BuiltinEngineConfig(), LimitsConfig(), lambda ran: None)
+    renderer, texts = Renderer(bundle), make_texts(LENGTHS[case[0]])[: case[1]]
+    await engine.embed(renderer.documents(texts), "bulk")
+    began = time.monotonic()
+    for _ in range(rounds):
+        await engine.embed(renderer.documents(texts), "bulk")
+    seconds = (time.monotonic() - began) / rounds
+    await engine.close()
+    return seconds
+
+
+def compare(args: argparse.Namespace) -> dict[str, Any]:
+    cases = list(itertools.product(LENGTHS, BATCHES))
+    name = open_bundle(args.bundle).recipe.name
+    measured: dict[str, dict[str, Any]] = {}
+    for side, command in (("ours", ours(args.bundle)), ("peer", [sys.executable, __file__, str(args.bundle), "--serve-peer"])):
+        if side == "peer" and args.peer:
+            found = {f"{case[0]} x{case[1]}": asyncio.run(ask(args.peer, name, case, args.callers, args.seconds)) for case in cases}
+        else:
+            with running(command):
+                found = {f"{case[0]} x{case[1]}": asyncio.run(ask(URL, name, case, args.callers, args.seconds)) for case in cases}
+                if side == "ours":
+                    alone = {f"{case[0]} x{case[1]}": asyncio.run(ask(URL, name, case, 1, args.seconds)) for case in cases}
+        measured[side] = found
+    for case in cases:
+        key = f"{case[0]} x{case[1]}"
+        mine, other = measured["ours"][key], measured["peer"][key]
+        seconds = asyncio.run(bare(args.bundle, case, args.rounds))
+        measured.setdefault("ratios", {})[key] = {
+            "throughput": mine["texts_per_s"] / other["texts_per_s"], "p99": mine["p99_ms"] / other["p99_ms"],
+            "overhead_of_gateway": alone[key]["p50_ms"] / 1000 / seconds - 1,
+        }  # fmt: skip
+    return measured
+
+
+def soak(args: argparse.Namespace) -> dict[str, Any]:
+    """Resident memory of our server while every kind of batch keeps coming."""
+    name, cases = open_bundle(args.bundle).recipe.name, itertools.cycle(itertools.product(LENGTHS, BATCHES))
+    with running(ours(args.bundle)) as pid:
+        server, seen, began = psutil.Process(pid), [], time.monotonic()
+        while time.monotonic() < began + args.soak:
+            asyncio.run(ask(URL, name, next(cases), args.callers, args.seconds))
+            seen.append((time.monotonic() - began, server.memory_info().rss / 2**20))
+    settled = [size for when, size in seen if when > min(60.0, args.soak / 4)]
+    return {"mib_settled": settled[0], "mib_end": settled[-1], "mib_most": max(settled), "growth": settled[-1] / settled[0] - 1}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("bundle", type=Path)
+    parser.add_argument("--peer", help="URL of another server")
+    parser.add_argument("--callers", type=int, default=8)
+    parser.add_argument("--seconds", type=float, default=10.0, help="per case")
+    parser.add_argument("--rounds", type=int, default=50, help="batches of the engine alone, per case")
+    parser.add_argument("--soak", type=float, help="seconds")
+    parser.add_argument("--serve-peer", action="store_true", help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.serve_peer:
+        serve_peer(args.bundle)
+        return
+    print(json.dumps(soak(args) if args.soak else compare(args), indent=1))
+
+
+if __name__ == "__main__":
+    main()
