@@ -69,6 +69,17 @@ class Namespace:
                 process.terminate()
 
 
+@contextmanager
+def fresh(name: str) -> Iterator[Namespace]:
+    """A namespace that is not there before, whatever an interrupted run left, and not afterwards."""
+    remove = ("kubectl", "delete", "namespace", name, "--ignore-not-found", "--timeout=180s")
+    run(*remove)
+    try:
+        yield Namespace(name)
+    finally:
+        run(*remove, check=False)
+
+
 def until(condition: Callable[[], Any], what: str, seconds: float = 180) -> Any:
     """Wait for a true value, and return it."""
     deadline = time.monotonic() + seconds

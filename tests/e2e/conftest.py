@@ -15,7 +15,7 @@ from minio import Minio
 from tests.minio_server import BUCKET, PASSWORD, USER, Server
 from tests.serving import world
 
-from .cluster import Namespace, run
+from .cluster import Namespace, fresh, run
 
 ROOT = Path(__file__).parents[2]
 ASKED = "PHASOR_E2E"
@@ -31,18 +31,14 @@ def images() -> dict[str, str]:
 @pytest.fixture(scope="session")
 def namespace() -> Iterator[Namespace]:
     """The overlay `kind` as a user applies it, its MinIO ready."""
-    home = Namespace("phasor")
     overlay = run("kubectl", "kustomize", str(ROOT / "manifests" / "overlays" / "kind")).stdout
-    try:
+    with fresh("phasor") as home:
         first = next(tree for tree in yaml.safe_load_all(overlay) if tree["kind"] == "Namespace")
         run("kubectl", "apply", "--server-side", "-f", "-", text=yaml.safe_dump(first))
         home.secret("phasor-store", accesskey=USER, secretkey=PASSWORD)
         run("kubectl", "apply", "--server-side", "-f", "-", text=overlay)
         home.kubectl("rollout", "status", "deployment/minio", "--timeout=180s")
         yield home
-    finally:
-        if not os.environ.get("PHASOR_E2E_KEEP"):
-            run("kubectl", "delete", "namespace", "phasor", "--timeout=180s", check=False)
 
 
 @contextmanager

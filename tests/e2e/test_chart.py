@@ -16,7 +16,7 @@ from tests.minio_server import BUCKET, PASSWORD, USER, Server
 
 from phasor.serving.keys import new_key
 
-from .cluster import Namespace, Object, ready, restricted, run, until
+from .cluster import Namespace, Object, fresh, ready, restricted, run, until
 from .conftest import ROOT, upload
 
 CHART = str(ROOT / "charts" / "phasor")
@@ -99,11 +99,10 @@ def values(images: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> 
 @pytest.fixture(scope="module")
 def release(bundles: dict[str, Path], values: str) -> Iterator[Release]:
     """Installed with the first bundle in a restricted namespace; the last test uninstalls it."""
-    home = Namespace("phasor-search")
     labels = {"pod-security.kubernetes.io/enforce": "restricted", "app.kubernetes.io/part-of": "phasor"}
-    tree = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": home.name, "labels": labels}}
-    run("kubectl", "apply", "--server-side", "-f", "-", text=yaml.safe_dump(tree))
-    try:
+    tree = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "phasor-search", "labels": labels}}
+    with fresh("phasor-search") as home:
+        run("kubectl", "apply", "--server-side", "-f", "-", text=yaml.safe_dump(tree))
         key, line = new_key("load")
         home.secret("search-keys", keys=line)
         home.secret("search-test-key", key=key)
@@ -112,8 +111,6 @@ def release(bundles: dict[str, Path], values: str) -> Iterator[Release]:
         made = Release(home, values, key, home.everything())
         assert "serves track blue" in made.helm("install", *track("one", bundles["one"]))
         yield made
-    finally:
-        run("kubectl", "delete", "namespace", home.name, "--timeout=180s", check=False)
 
 
 @pytest.fixture(scope="module")
