@@ -53,9 +53,9 @@ def test_every_field_is_one_that_kubernetes_knows(overlay: str) -> None:
             kubernetes_validate.validate(item, "1.34", strict=True)
 
 
-@pytest.mark.parametrize("overlay", ["kind", "airgap"])
-def test_pods_of_ours_are_restricted(overlay: str) -> None:
-    spec = named(overlay, "Deployment", "minio")["spec"]["template"]["spec"]
+@pytest.mark.parametrize(("overlay", "name"), [("kind", "minio"), ("airgap", "minio"), ("gpu", "generator")])
+def test_pods_of_ours_are_restricted(overlay: str, name: str) -> None:
+    spec = named(overlay, "Deployment", name)["spec"]["template"]["spec"]
     assert spec["securityContext"]["runAsNonRoot"] and spec["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
     assert spec["automountServiceAccountToken"] is False
     (container,) = spec["containers"]
