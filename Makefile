@@ -71,4 +71,4 @@ LOAD ?= kind load docker-image
 e2e: .venv/.installed images  ## the tests that need a real Kubernetes, one that may be spoilt
 	$(BUILDER) --build-arg BASE=$(BASE) -f tests/e2e/minio.Dockerfile -t $(MINIO_IMAGE) $(dir $(shell command -v minio))
 	for image in $(IMAGE) $(SERVE_IMAGE) $(MINIO_IMAGE); do $(LOAD) $$image || exit 1; done
-	PHASOR_E2E=1 PHASOR_IMAGE=$(IMAGE) PHASOR_SERVE_IMAGE=$(SERVE_IMAGE) OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/e2e
+	PHASOR_E2E=1 PHASOR_IMAGE=$(IMAGE) PHASOR_SERVE_IMAGE=$(SERVE_IMAGE) OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/e2e tests/manifests tests/charts
