@@ -5,10 +5,10 @@ WORKERS ?= 2
 BIN := .venv/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: demo test check lock clean help pipelines images synthesize-image e2e
+.PHONY: demo test check lock clean help pipelines images synthesize-image minio-image e2e
 
 help:  ## show the targets
-	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
+	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
 
 .venv/.installed: requirements.lock requirements-uv.lock pyproject.toml
 	$(PYTHON) -m venv .venv
@@ -63,12 +63,15 @@ SYNTHESIZE_IMAGE ?= phasor.local/phasor-synthesize:dev
 synthesize-image:  ## build the image of the generation server (vLLM); for GPUs, large
 	$(BUILDER) $(BUILD_OPTIONS) --build-arg BASE=$(BASE) -f components/images/synthesize.Dockerfile -t $(SYNTHESIZE_IMAGE) .
 
-# the image of the overlay `kind`, with the minio program of this machine
+# what the overlay `kind` names
 MINIO_IMAGE := phasor.local/minio:dev
+
+minio-image:  ## build the image of the overlay kind's store, from the minio program on the path
+	$(BUILDER) --build-arg BASE=$(BASE) -f components/images/minio.Dockerfile -t $(MINIO_IMAGE) $(dir $(shell command -v minio))
+
 # puts an image into the cluster, which may have no registry
 LOAD ?= kind load docker-image
 
-e2e: .venv/.installed images  ## the tests that need a real Kubernetes, one that may be spoilt
-	$(BUILDER) --build-arg BASE=$(BASE) -f tests/e2e/minio.Dockerfile -t $(MINIO_IMAGE) $(dir $(shell command -v minio))
+e2e: .venv/.installed images minio-image  ## the tests that need a real Kubernetes, one that may be spoilt
 	for image in $(IMAGE) $(SERVE_IMAGE) $(MINIO_IMAGE); do $(LOAD) $$image || exit 1; done
 	PHASOR_E2E=1 PHASOR_IMAGE=$(IMAGE) PHASOR_SERVE_IMAGE=$(SERVE_IMAGE) OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/e2e tests/manifests tests/charts
