@@ -4,6 +4,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 import yaml
 
 from ..pipeline.kfp_server import KfpServer
@@ -35,6 +36,7 @@ def one_pass(deployment: Deployment, folder: Path) -> tuple[int, str]:
     return result.returncode, said
 
 
+@pytest.mark.slow
 def test_passes_start_one_run_for_what_was_pushed(server: KfpServer, render: Render, deployment: Deployment, tmp_path: Path) -> None:
     server.token = "from-the-kubelet"
     code, text = one_pass(deployment, tmp_path / "early")
