@@ -1,4 +1,4 @@
-"""Everything that the chart and the overlays can give, against the schemas of the running API server, by kubeconform."""
+"""Everything that the chart and the overlays can give, against the schemas of the running API server, and its admission."""
 
 import json
 import re
@@ -10,10 +10,20 @@ import pytest
 import yaml
 from tests.charts.rendered import CASES, objects
 
-from .cluster import run
+from .cluster import fresh, run
 from .conftest import ROOT
 
 OVERLAYS = sorted(path.name for path in (ROOT / "manifests" / "overlays").iterdir())
+FOREIGN = (
+    "ServiceMonitor",
+    "PrometheusRule",
+    "ScaledObject",
+    "HTTPRoute",
+    "ResourceFlavor",
+    "ClusterQueue",
+    "LocalQueue",
+    "ExternalSecret",
+)
 # What OpenAPI 2 cannot say: these take a string or a number.
 _LOOSE = ("io.k8s.apimachinery.pkg.util.intstr.IntOrString", "io.k8s.apimachinery.pkg.api.resource.Quantity")
 pytestmark = pytest.mark.skipif(shutil.which("kubeconform") is None, reason="kubeconform is not here")
@@ -41,8 +51,7 @@ def schemas(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def conform(text: str, schemas: Path) -> int:
     """How many objects were found valid, the others being of operators."""
     where = f"{schemas}/{{{{ .ResourceKind }}}}{{{{ .KindSuffix }}}}.json"
-    foreign = "ServiceMonitor,PrometheusRule,ScaledObject,HTTPRoute,ResourceFlavor,ClusterQueue,LocalQueue,ExternalSecret"
-    result = run("kubeconform", "-strict", "-summary", "-skip", foreign, "-schema-location", where, "-", text=text, check=False)
+    result = run("kubeconform", "-strict", "-summary", "-skip", ",".join(FOREIGN), "-schema-location", where, "-", text=text, check=False)
     assert result.returncode == 0, result.stdout
     return int(re.findall(r"Valid: (\d+)", result.stdout)[0])
 
@@ -61,3 +70,17 @@ def test_a_field_that_is_unknown_is_found(schemas: Path) -> None:
     [account] = [tree for tree in objects("minimal") if tree["kind"] == "ServiceAccount"]
     with pytest.raises(AssertionError, match="automount"):
         conform(yaml.safe_dump({**account, "automount": True}), schemas)
+
+
+def test_a_restricted_namespace_takes_all_of_the_chart() -> None:
+    """A dry run on the server: its validation and its admission, with a warning for every pod that it would refuse later."""
+    with fresh("phasor-admission") as home:
+        run("kubectl", "create", "namespace", home.name)
+        levels = [f"pod-security.kubernetes.io/{mode}=restricted" for mode in ("enforce", "warn")]
+        run("kubectl", "label", "namespace", home.name, *levels)
+        for case in CASES:
+            found = objects(case, "runtimeClassName=")  # a pod is refused where the class is not installed
+            trees = [{**tree, "metadata": {**tree["metadata"], "namespace": home.name}} for tree in found if tree["kind"] not in FOREIGN]
+            home.apply(*(tree for tree in trees if tree["kind"] == "ServiceAccount"))  # a pod is refused without
+            result = home.kubectl("apply", "--server-side", "--dry-run=server", "-f", "-", text=yaml.safe_dump_all(trees))
+            assert result.stderr == "", (case, result.stderr)
