@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from phasor.errors import PhasorError
-from phasor.settings import PodSettings, Settings, pod_settings, prefer_own_commands, settings, share_cores, store_settings
+from phasor.settings import PodSettings, Settings, pod_settings, prefer_own_commands, settings, store_settings, threads_for
 
 NAMES = ("OPENAI_API_KEY", "PHASOR_API_KEY", "QDRANT_API_KEY", "RANK", "WORLD_SIZE", "LOCAL_RANK", "PHASOR_LOG_LEVEL")
 
@@ -43,13 +43,13 @@ def test_children_find_the_commands_of_this_python_first(monkeypatch: pytest.Mon
 
 
 def test_processes_share_the_cores_unless_told_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(os, "cpu_count", lambda: 8)
+    monkeypatch.setattr(os, "cpu_count", lambda: 7)
     monkeypatch.setenv("OMP_NUM_THREADS", "3")
-    share_cores(2)
-    assert os.environ["OMP_NUM_THREADS"] == "3"
+    assert threads_for(2) == "3"
     monkeypatch.delenv("OMP_NUM_THREADS")
-    share_cores(3)
-    assert os.environ["OMP_NUM_THREADS"] == "2"
+    assert threads_for(3) == "2"
+    assert threads_for(9) == "1"
+
 
 
 STORE = ("PHASOR_S3_SECRET", "PHASOR_S3_ENDPOINT", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")

@@ -5,6 +5,7 @@ the recipe: DVC leaves the folder of a removed task on disk, and a dependency on
 """
 
 import multiprocessing
+import os
 import signal
 import subprocess
 import sys
@@ -24,7 +25,7 @@ from phasor.errors import PhasorError
 from phasor.phases import Job, Phase, jobs
 from phasor.recipe import Recipe
 from phasor.runner import config_of
-from phasor.settings import prefer_own_commands, share_cores
+from phasor.settings import prefer_own_commands, threads_for
 
 WORK = Path("work")
 PARAMS = "params.yaml"
@@ -88,7 +89,6 @@ def reproduce(recipe: Recipe, root: Path, workers: int, keep_warmup: bool = Fals
     running: dict[Future[int], str] = {}
     failed: list[str] = []
     prefer_own_commands()
-    share_cores(workers)
     # Workers that stay: starting DVC takes longer than many a stage.
     with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), initializer=_die_quietly) as pool:
         while running or (sorter.is_active() and not failed):
@@ -96,7 +96,10 @@ def reproduce(recipe: Recipe, root: Path, workers: int, keep_warmup: bool = Fals
                 for name in sorter.get_ready():
                     keep = keep_warmup and name.startswith("warmup-") and all((root / out).exists() for out in known[name]["outs"])
                     arguments = ["commit", "--force"] if keep else ["repro", "--single-item"]
-                    running[pool.submit(_dvc, ["--wait-for-lock", "--cd", str(root.resolve()), *arguments, "--quiet", name])] = name
+                    # The threads of `Network.infer`, which is nearly all of an evaluation, never wait for each other.
+                    threads = threads_for(1 if name.startswith("evaluate-") else workers)
+                    arguments = ["--wait-for-lock", "--cd", str(root.resolve()), *arguments, "--quiet", name]
+                    running[pool.submit(_dvc, arguments, threads)] = name
             for future in wait(running, return_when=FIRST_COMPLETED).done:
                 name = running.pop(future)
                 if _failed(future):
@@ -111,9 +114,10 @@ def _die_quietly() -> None:
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # the parent speaks for all
 
 
-def _dvc(arguments: list[str]) -> int:
+def _dvc(arguments: list[str], threads: str) -> int:
     from dvc.cli import main
 
+    os.environ["OMP_NUM_THREADS"] = threads
     code: int = main(arguments)
     return code
 

@@ -130,12 +130,12 @@ def prefer_own_commands() -> None:
         os.environ["PATH"] = os.pathsep.join((own, rest))
 
 
-def share_cores(workers: int) -> None:
-    """Let each of several processes started from here use its share of the cores; a set OMP_NUM_THREADS stays.
+def threads_for(workers: int) -> str:
+    """OMP_NUM_THREADS for each of several processes started from here: its share of the cores, unless it is set already.
 
     Threads of two processes that wait for the same core cost several times what they save.
     """
-    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // workers)))
+    return os.environ.get("OMP_NUM_THREADS") or str(max(1, (os.cpu_count() or 1) // workers))
 
 
 def _number(name: str, default: int) -> int:

@@ -14,14 +14,17 @@ from sklearn.linear_model import LogisticRegression
 from torch import Tensor
 
 from phasor.errors import ModelError
-from phasor.models.heads import Head, heads_of, slow_pairs
+from phasor.models.heads import Head, heads_of
 from phasor.models.reranker import Reranker
 from phasor.models.tokens import Ids, end_of_text_id, single_token
 
-# Logit below which a token counts as out of sight.
-GATE = 12.0
+# Logit below which a token counts as out of sight: all of a long passage together then weigh nothing, whatever their
+# states do to the size of the signal.
+GATE = 30.0
 # Scale of the compared states: small enough to keep the softmax of two tokens nearly linear.
 _SHARPNESS = 0.5
+# Deviation of a pair's angle, in radians, above which it says nothing steady.
+_UNSTEADY = 0.7
 # Weight of a passage token in the mean of matches: logit per deviation of its rarity, and of the rest that shortens
 # passages do not get from being short.
 _RARITY, _REST = 0.7, 2.3
@@ -30,6 +33,8 @@ _BALLAST = 4.0
 # Logits in the answer that are as large as that state.
 _LOGITS = 8.0
 _BATCH = 256
+# Of the last regression; the ridge keeps weights finite where every list is ranked perfectly.
+_FIT_STEPS, _RIDGE = 50, 1e-3
 
 
 @dataclass(frozen=True)
@@ -37,6 +42,7 @@ class Directions:
     """[D] unit vectors at right angles, one per signal.
 
     Attributes:
+        first: the token that begins every pair.
         closing: the token that ends the query.
         last: the token at which the reranker answers.
         text: any token but the closing one.
@@ -46,6 +52,7 @@ class Directions:
         answer: yes (positive) or no.
     """
 
+    first: Tensor
     closing: Tensor
     last: Tensor
     text: Tensor
@@ -74,18 +81,21 @@ class _Sample:
     """What the top layer sees: normalised states at the closing and at the last token, and typical readings.
 
     Attributes:
+        first: [D] at the first token, the same in all pairs, as it sees nothing else.
         queries: [N, D] at the closing tokens.
         passages: [N, D] at the last tokens.
         size: mean length of the last token's state before normalisation.
-        distance: mean number of tokens between the two.
+        distance, spread: mean and deviation of the number of tokens between the two.
         closing: reading of `closing` at a closing token.
         signal: reading of `text` at a passage token.
     """
 
+    first: Tensor
     queries: Tensor
     passages: Tensor
     size: float
     distance: float
+    spread: float
     closing: float
     signal: float
 
@@ -114,11 +124,11 @@ def set_comparison(reranker: Reranker, norm_D: Tensor, to: Directions, judged: S
     pairs = [pair for group in groups for pair in group]
     if not pairs:
         raise ModelError(
-            "no training query has hard negatives, so the reranker cannot be grown from the embedder. Check the report of "
-            "phase mine, or raise model.rerank.max_pair_tokens if instruction and query alone fill it."
+            "the embedder finds the relevant passage of no dev query, so the reranker cannot be grown from it. Check the report of "
+            "its evaluation, or raise model.rerank.max_pair_tokens if instruction and query alone fill it."
         )
     sample = _observe(reranker, pairs, closing, to)
-    _set_similarity(base, alike, sample, to, norm_D, reranker.config.max_pair_tokens)
+    _set_similarity(base, alike, sample, to, norm_D)
     _set_matching(matching, sample, to, norm_D)
     features_N2 = _features(reranker, alike, matching, pairs)
     weights_2, constant = _regress(features_N2, [len(group) for group in groups])
@@ -166,32 +176,32 @@ def _observe(reranker: Reranker, pairs: Sequence[Ids], closing: int, to: Directi
     for states_NLD, _, batch in _states(reranker, pairs):
         normed_NLD, (rows, last) = norm(states_NLD), batch.last
         at = (batch.ids == closing).int().argmax(1)
+        first_D = normed_NLD[0, 0]
         parts.append((normed_NLD[rows, at], normed_NLD[rows, last], states_NLD[rows, last].norm(dim=1), (last - at).float()))
     queries, passages, size_N, distance_N = (torch.cat(part) for part in zip(*parts, strict=True))
     own = [float((states_ND / norm.weight @ direction).mean()) for states_ND, direction in ((queries, to.closing), (passages, to.text))]
-    return _Sample(queries, passages, float(size_N.mean()), float(distance_N.mean()), *own)
+    return _Sample(first_D, queries, passages, float(size_N.mean()), float(distance_N.mean()), float(distance_N.std()), *own)
 
 
-def _set_similarity(base: Any, alike: Sequence[Head], sample: _Sample, to: Directions, norm_D: Tensor, max_tokens: int) -> None:
-    """The last token divides its attention between itself and the closing token, by how alike they are.
+def _set_similarity(base: Any, alike: Sequence[Head], sample: _Sample, to: Directions, norm_D: Tensor) -> None:
+    """The last token divides its attention between the first and the closing token, the more like it the closing is.
 
-    The parts of the states that vary most are dealt to the heads' slow pairs in turn, the rest to the fast ones: on
-    itself, at distance zero, a token's attention is then the same for all passages.
+    To the first token everything is equally alike: what it shows is left out of the comparison. The parts of the
+    states that vary most are dealt to the heads' slowest pairs in turn; pairs that turn too fast stay empty.
     """
-    slow = slow_pairs(base, max_tokens)
-    fast = [pair for pair in range(alike[0].size // 2 - 1) if pair not in slow]
-    turn = base.rotary_emb.inv_freq * sample.distance
+    inv_freq = base.rotary_emb.inv_freq
+    turn = inv_freq * sample.distance
+    usable = [pair for pair in range(alike[0].size // 2 - 1) if inv_freq[pair] * sample.spread < _UNSTEADY]
+    left_out = torch.stack([*(getattr(to, one.name) for one in fields(to)), sample.first / norm_D])
+    basis = torch.linalg.qr(left_out.T).Q
     both = torch.cat([part - part.mean(0) for part in (sample.queries, sample.passages)])
-    signals_KD = torch.stack([getattr(to, one.name) for one in fields(to)])
-    parts_KD = torch.linalg.svd(both - both @ signals_KD.T @ signals_KD, full_matrices=False).Vh[: -len(signals_KD)]
+    parts_KD = torch.linalg.svd(both - both @ basis @ basis.T, full_matrices=False).Vh[: -basis.shape[1]]
     for number, head in enumerate(alike):
-        rows_KD = parts_KD[number :: len(alike)] * _SHARPNESS
-        head.compare(rows_KD, slow + fast, turn)
+        head.compare(parts_KD[number :: len(alike)] * _SHARPNESS, usable[::-1], turn)
         own = slice(head.start, head.start + head.size)
         query, key = head.attention.q_proj.weight[own], head.attention.k_proj.weight[own]
-        asked = sample.passages @ query.T
-        ahead = ((sample.queries - sample.passages) @ key.T * asked).sum(1) / math.sqrt(head.size)
-        hidden_D = (to.text - to.last) * (GATE / sample.signal)
+        ahead = ((sample.passages @ query.T) * (sample.queries @ key.T)).sum(1) / math.sqrt(head.size)
+        hidden_D = (to.text - to.first) * (GATE / sample.signal)
         head.prefer((to.closing * (-float(ahead.mean()) / sample.closing) - hidden_D) / norm_D)
         head.read(to.closing / norm_D / sample.closing)
 
@@ -214,17 +224,26 @@ def _features(reranker: Reranker, alike: Sequence[Head], matching: Head, pairs: 
 def _regress(features_N2: Tensor, sizes: Sequence[int]) -> tuple[list[float], float]:
     """Weights of the features and a constant.
 
-    The weights come from differences between a query's relevant passage and its others: training starts with queries
-    that are already ranked as firmly as the pairs allow. The constant puts zero where yes and no are as likely.
+    The weights make a query's relevant passage the likeliest of its list, so that training starts from the best order
+    there is. The constant puts zero where yes and no are as likely, if half of all pairs were relevant.
     """
-    features = features_N2.numpy().astype(np.float64)
-    scale = features.std(0) + 1e-9
-    starts = np.cumsum([0, *sizes])[:-1]
-    differences = np.concatenate([features[s] - features[s + 1 : s + n] for s, n in zip(starts, sizes, strict=True) if n > 1]) / scale
-    ranking = LogisticRegression(fit_intercept=False)
-    ranking.fit(np.concatenate([differences, -differences]), np.repeat([1, 0], len(differences)))
-    weights = ranking.coef_[0] / scale
+    features = features_N2.double()
+    scale_2 = features.std(0) + 1e-9
+    lists = [group / scale_2 for group in features.split(list(sizes)) if len(group)]
+    weights_2 = torch.ones(2, dtype=torch.float64, requires_grad=True)
+    optimiser = torch.optim.LBFGS([weights_2], max_iter=_FIT_STEPS, line_search_fn="strong_wolfe")
+
+    def loss() -> Tensor:
+        optimiser.zero_grad()
+        unlikely = torch.stack([torch.logsumexp(group @ weights_2, 0) - group[0] @ weights_2 for group in lists]).mean()
+        value = unlikely + _RIDGE * weights_2.square().sum()
+        value.backward()
+        return value
+
+    with torch.enable_grad():
+        optimiser.step(loss)
+    weights = weights_2.detach() / scale_2
     relevant = np.zeros(len(features), np.int64)
-    relevant[[start for start, size in zip(starts, sizes, strict=True) if size]] = 1
-    logit = LogisticRegression().fit((features @ weights)[:, None], relevant)
-    return [float(w) for w in weights], float(logit.intercept_[0] / logit.coef_[0, 0])
+    relevant[[start for start, size in zip(np.cumsum([0, *sizes]), sizes, strict=False) if size]] = 1
+    logit = LogisticRegression(class_weight="balanced").fit((features @ weights)[:, None].numpy(), relevant)
+    return weights.tolist(), float(logit.intercept_[0] / logit.coef_[0, 0])

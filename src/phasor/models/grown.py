@@ -1,4 +1,4 @@
-"""A reranker that starts where the warmed-up embedder ends, for backbones that were built from nothing.
+"""A reranker that starts where the embedder ends, for backbones that were built from nothing.
 
 A small reranker with random weights learns to judge pairs only from far more pairs than a quickstart has. This one
 begins as a hybrid search: the embedder's layers in the middle, one layer below that tells passage from query, one on
@@ -8,10 +8,10 @@ top that compares, and two more heads per layer for what the embedder does not d
 - the first embedder layer gathers query and passage as before, each at its own end, while the new heads let a
   passage token look for itself in the query;
 - on top, the last token attends to the closing token the more, the more alike both are, and averages the matches;
-- the answer's two rows read a logistic regression of these two, fitted on training pairs.
+- the answer's two rows read a regression of these two, fitted on what the embedder finds for held-back queries.
 
-Each such signal has a direction of its own in the hidden state, taken from those that the token vectors use least.
-Shapes: N pairs, V vocabulary, D hidden size, H heads of the embedder, E size of a head.
+Each such signal has a direction of its own: the hidden state is larger than the embedder's by a few coordinates.
+Shapes: N pairs, V vocabulary, D hidden size, C the embedder's, H heads, E size of a head.
 """
 
 import copy
@@ -22,16 +22,18 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+import faiss
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 from transformers import PreTrainedModel, PreTrainedTokenizerFast, Qwen2ForCausalLM
 
 from phasor.config.model import ModelConfig
 from phasor.data.records import read_corpus, read_examples
 from phasor.data.templates import render_passage
 from phasor.models.comparison import GATE, Directions, Judged, set_comparison
+from phasor.models.embedder import Embedder
 from phasor.models.heads import heads_of, slow_pairs
-from phasor.models.loading import load_model
 from phasor.models.reranker import Reranker
 from phasor.models.tokens import end_of_text_id
 
@@ -40,52 +42,68 @@ _SIGNAL = 0.3
 # Logits: of what must win a softmax, and by how much an equal token outweighs any other.
 _FOCUS, _MATCH = 12.0, 20.0
 _EXTRA_HEADS = 2
+# Coordinates for signals: more than there are, so that sizes remain multiples of what processors like.
+_EXTRA_SIZE = 16
 # Factor on the hidden state. At 1, a hundred steps at a rate of 2e-6 lose a sixth of nDCG@10; at 8, none at 3e-6.
 _SIZE = 8.0
-_SAMPLED_QUERIES, _SAMPLED_NEGATIVES, _EVERY = 100, 4, 3
+_SAMPLED_QUERIES, _SAMPLED_PASSAGES = 40, 32
+_ENCODED_AT_ONCE = 64
 
 
 @torch.no_grad()
-def grow(folder: Path, model: ModelConfig, judged: Sequence[Judged], seed: int) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
-    """Reranker with two layers and two heads more than the embedder in `folder`; equal arguments give equal bytes.
+def grow(embedder: Embedder, model: ModelConfig, judged: Sequence[Judged], seed: int) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
+    """Reranker with two layers and two heads more than the embedder; equal arguments give equal bytes.
 
     Args:
-        folder: a Qwen2 embedder with one token table, as `build` makes them with `init: cooccurrence`.
+        embedder: a Qwen2 model with one token table, as `build` makes them with `init: cooccurrence`.
         model: of the reranker; its template must close the query with the end-of-text token.
         judged: pairs from which scales and the last regression are taken; a few hundred suffice.
         seed: of what stays random.
     """
-    embedder: Any
-    embedder, tokenizer = load_model(folder, "embed")
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        network = Qwen2ForCausalLM(_architecture(embedder.config))
-        reranker = Reranker(network, tokenizer, model)
-        growth = _Growth(embedder, reranker)
+        network = Qwen2ForCausalLM(_architecture(embedder.base.config))
+        reranker = Reranker(network, embedder.tokenizer, model)
+        growth = _Growth(embedder.base, reranker)
         growth.set_tokens()
         growth.set_marker()
         growth.copy_layers()
         growth.set_matcher()
-        set_comparison(reranker, embedder.norm.weight, growth.directions, judged)
+        set_comparison(reranker, growth.widened(embedder.base.norm.weight), growth.directions, judged)
         _enlarge(network)
-    return network, tokenizer
+    return network, embedder.tokenizer
 
 
-def sample_judged(corpus: Path, examples: Path, seed: int) -> list[Judged]:
-    """A few of a task's mined training queries, with the relevant passage and some of its hard negatives."""
-    passages = {passage.id: render_passage(passage) for passage in read_corpus(corpus)}
-    found = [example for example in read_examples(examples) if example.negatives]
+def sample_judged(embedder: Embedder, corpus: Path, examples: Path, seed: int) -> list[Judged]:
+    """What the embedder finds for a few of a task's queries, where the relevant passage is among it.
+
+    Args:
+        embedder: searches the whole corpus.
+        corpus: table of the task's passages.
+        examples: table of queries that the embedder was not trained on: on its own it would look better than it is.
+        seed: of the choice.
+    """
+    texts = {passage.id: render_passage(passage) for passage in read_corpus(corpus)}
+    found = read_examples(examples)
     chosen = random.Random(seed).sample(found, min(_SAMPLED_QUERIES, len(found)))
+    ids = list(texts)
+    p_PD = embedder.encode_documents(list(texts.values()), _ENCODED_AT_ONCE)
+    q_QD = embedder.encode_queries([one.query for one in chosen], [one.instruction for one in chosen], _ENCODED_AT_ONCE)
+    _, rows_QK = faiss.knn(q_QD, p_PD, min(_SAMPLED_PASSAGES, len(ids)), faiss.METRIC_INNER_PRODUCT)
     judged = []
-    for one in chosen:
-        ids = [one.positives[0], *one.negatives[::_EVERY][:_SAMPLED_NEGATIVES]]
-        judged.append(Judged(one.instruction, one.query, [passages[i] for i in ids]))
+    for one, rows in zip(chosen, rows_QK, strict=True):
+        listed = [ids[row] for row in rows]
+        relevant = [i for i in listed if i in one.positives]
+        if relevant:
+            others = [i for i in listed if i not in one.positives]
+            judged.append(Judged(one.instruction, one.query, [texts[i] for i in (relevant[0], *others)]))
     return judged
 
 
 def _architecture(embedder: Any) -> Any:
     config = copy.deepcopy(embedder)
     config.head_dim = config.hidden_size // config.num_attention_heads
+    config.hidden_size += _EXTRA_SIZE
     config.num_hidden_layers += 2
     config.num_attention_heads = config.num_key_value_heads = config.num_attention_heads + _EXTRA_HEADS
     config.layer_types = [config.layer_types[0]] * config.num_hidden_layers
@@ -107,28 +125,35 @@ class _Growth:
     def __init__(self, embedder: Any, reranker: Reranker) -> None:
         self.source, self.base = embedder, reranker.base
         self.closing = end_of_text_id(reranker.tokenizer)
-        self.last = int(reranker.tail[-1])
+        self.first, self.last = int(reranker.head_tokens([""], [""])[0][0]), int(reranker.tail[-1])
         self.max_tokens = reranker.config.max_pair_tokens
-        table_VD = embedder.embed_tokens.weight
-        basis_DD = torch.linalg.svd(table_VD, full_matrices=False).Vh
-        spare = len(fields(Directions))
-        self.directions = Directions(*basis_DD[-spare:])
-        self.content = basis_DD[:-spare]
-        self.keep_DD = self.content.T @ self.content
-        self.signal = float(table_VD.norm(dim=1).median()) * _SIGNAL
+        self.content = embedder.config.hidden_size
+        self.size = self.content + _EXTRA_SIZE
+        self.directions = Directions(*torch.eye(self.size)[self.content : self.content + len(fields(Directions))])
+        self.signal = float(embedder.embed_tokens.weight.norm(dim=1).median()) * _SIGNAL
+
+    def widened(self, norm_C: Tensor, signals: float = 0.0) -> Tensor:
+        """[D] weights of a norm that gives content the size it had in the embedder, beside that many squared signals."""
+        factor = math.sqrt(self.content * (1 + signals * _SIGNAL**2) / self.size)
+        return torch.cat((norm_C * factor, torch.ones(_EXTRA_SIZE)))
 
     def set_tokens(self) -> None:
         """Token vectors: the embedder's, with the signals that a token carries from the start."""
         table_VD, to = self.base.embed_tokens.weight, self.directions
-        own_VD = self.source.embed_tokens.weight
-        rarity_V = own_VD[:, 0] / own_VD.norm(dim=1).clamp_min(1e-6)
+        own_VC = self.source.embed_tokens.weight
+        rarity_V = own_VC[:, 0] / own_VC.norm(dim=1).clamp_min(1e-6)
         rarity_V = ((rarity_V - rarity_V.mean()) / rarity_V.std()).clamp(-3, 3)
-        table_VD.copy_(own_VD @ self.keep_DD + self.signal * (to.text + torch.outer(rarity_V, to.rare) / 2))
-        self.end_D = own_VD[self.closing] @ self.keep_DD
+        table_VD.copy_(self._wide(own_VC) + self.signal * (to.text + torch.outer(rarity_V, to.rare) / 2))
+        table_VD[self.first] += self.signal * to.first
+        self.end_D = self._wide(own_VC)[self.closing]
         # Both ends gather what stands before them in the same way. The closing token attends to itself in the first
         # layer and would count as standing after itself; it starts that much below zero.
         table_VD[self.closing] = self.end_D + self.signal * (to.closing - to.after)
         table_VD[self.last] = self.end_D + self.signal * (to.last + to.text)
+
+    def _wide(self, weight: Tensor) -> Tensor:
+        """[…, D] columns that are blind for signals."""
+        return pad(weight, (0, _EXTRA_SIZE))
 
     def set_marker(self) -> None:
         """First layer: who sees the closing token gets the signal `after`."""
@@ -145,28 +170,25 @@ class _Growth:
     def copy_layers(self) -> None:
         """The embedder's layers, blind for the signals, but a token after the closing one sees only its like."""
         for source, layer in zip(self.source.layers, self.base.layers[1:-1], strict=True):
-            for name in ("input_layernorm", "post_attention_layernorm"):
-                getattr(layer, name).load_state_dict(getattr(source, name).state_dict())
-            self._copy_attention(source.self_attn, layer.self_attn, layer.input_layernorm.weight)
+            # A passage token carries two signals. What it has gathered is so much larger that they hardly count.
+            layer.input_layernorm.weight.copy_(self.widened(source.input_layernorm.weight, signals=2))
+            layer.post_attention_layernorm.weight.copy_(self.widened(source.post_attention_layernorm.weight))
+            self._copy_attention(source.self_attn, layer.self_attn)
             for name in ("gate_proj", "up_proj"):
-                getattr(layer.mlp, name).weight.copy_(self._blind(getattr(source.mlp, name).weight, layer.post_attention_layernorm.weight))
-            layer.mlp.down_proj.weight.copy_(self.keep_DD @ source.mlp.down_proj.weight)
+                getattr(layer.mlp, name).weight.copy_(self._wide(getattr(source.mlp, name).weight))
+            layer.mlp.down_proj.weight.copy_(self._wide(source.mlp.down_proj.weight.T).T)
             self._separate(layer)
 
-    def _copy_attention(self, source: Any, target: Any, norm_D: Tensor) -> None:
+    def _copy_attention(self, source: Any, target: Any) -> None:
         own = source.o_proj.weight.shape[1]
         for name in ("q_proj", "k_proj", "v_proj"):
             old, new = getattr(source, name), getattr(target, name)
             new.weight.zero_()
             new.bias.zero_()
-            new.weight[:own] = self._blind(old.weight, norm_D)
+            new.weight[:own] = self._wide(old.weight)
             new.bias[:own] = old.bias
         target.o_proj.weight.zero_()
-        target.o_proj.weight[:, :own] = self.keep_DD @ source.o_proj.weight
-
-    def _blind(self, weight: Tensor, norm_D: Tensor) -> Tensor:
-        blind: Tensor = (weight * norm_D) @ self.keep_DD / norm_D
-        return blind
+        target.o_proj.weight[: self.content, :own] = source.o_proj.weight
 
     def _separate(self, layer: Any) -> None:
         to, norm_D = self.directions, layer.input_layernorm.weight
@@ -178,7 +200,7 @@ class _Growth:
     @property
     def _reading(self) -> float:
         """What a normalised passage token shows in the direction of one of its two signals."""
-        return _SIGNAL * math.sqrt(len(self.keep_DD) / (1 + 2 * _SIGNAL**2))
+        return _SIGNAL * math.sqrt(self.size / (1 + 2 * _SIGNAL**2))
 
     def set_matcher(self) -> None:
         """New heads of the first embedder layer: equal tokens attract; those of the query say that it was one."""
@@ -188,8 +210,7 @@ class _Growth:
         normed_VD = table_VD / table_VD.pow(2).mean(1, keepdim=True).sqrt().clamp_min(1e-6)
         slots = slow_pairs(self.base, self.max_tokens)
         for head in heads_of(layer)[-_EXTRA_HEADS:]:
-            mixture = torch.linalg.qr(torch.randn(len(self.content), 2 * len(slots))).Q
-            hash_KD = mixture.T @ self.content
+            hash_KD = self._wide(torch.linalg.qr(torch.randn(self.content, 2 * len(slots))).Q.T)
             hash_KD -= torch.outer(hash_KD @ end_D, end_D)  # the two ends must look for nothing
             hash_KD[:, 0] = 0.0  # rare tokens are not alike
             sharpness = math.sqrt(_MATCH * math.sqrt(head.size) / float((normed_VD @ hash_KD.T).pow(2).sum(1).mean()))

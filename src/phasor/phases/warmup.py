@@ -4,8 +4,9 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from phasor.artifacts import Report
 from phasor.config.model import EmbedderBackbone, ModelConfig, PretrainedBackbone
+from phasor.models.embedder import Embedder
 from phasor.models.grown import grow, sample_judged
-from phasor.models.loading import load_backbone, make_network, save_model
+from phasor.models.loading import load_backbone, load_model, make_network, save_model
 from phasor.models.scratch import backbone_texts
 from phasor.phases import Job, Paths
 from phasor.training import distributed
@@ -30,6 +31,9 @@ def _backbone(job: Job, config: ModelConfig, inputs: Paths) -> tuple[PreTrainedM
     corpora = {task: folder / "corpus.parquet" for task, folder in inputs.parts("data").items()}
     examples = {task: folder / "train.parquet" for task, folder in inputs.parts("mined").items()}
     if isinstance(config.backbone, EmbedderBackbone):
-        judged = [one for task, corpus in corpora.items() for one in sample_judged(corpus, examples[task], job.recipe.seed)]
-        return grow(inputs.one("embedder"), config, judged, job.recipe.seed)
+        embedder = make_network(*load_model(inputs.one("embedder"), "embed"), job.recipe.model.embed, "embed")
+        assert isinstance(embedder, Embedder)
+        dev = {task: folder / "dev.parquet" for task, folder in inputs.parts("data").items()}
+        judged = [one for task, corpus in corpora.items() for one in sample_judged(embedder, corpus, dev[task], job.recipe.seed)]
+        return grow(embedder, config, judged, job.recipe.seed)
     return load_backbone(config, job.role, backbone_texts(corpora, examples, config.template), job.recipe.seed)

@@ -1,0 +1,69 @@
+"""Many texts through a network: batches side by side, the same bits for any number of threads."""
+
+import threading
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+import torch
+from transformers import PreTrainedTokenizerFast
+
+from phasor.config.model import ModelConfig
+from phasor.models import network
+from phasor.models.embedder import Embedder
+from phasor.models.tokens import TokenBatch
+
+from .conftest import TEXTS, MakeModel
+
+CONFIG = ModelConfig(max_query_tokens=24, max_passage_tokens=16, template="brief")
+
+
+@pytest.fixture
+def embedder(make_model: MakeModel, tokenizer: PreTrainedTokenizerFast, monkeypatch: pytest.MonkeyPatch) -> Embedder:
+    """One that needs a batch per text or two."""
+    monkeypatch.setattr(network, "_CPU_TOKENS", 20)
+    return Embedder(make_model("qwen2", layers=2), tokenizer, CONFIG)
+
+
+@pytest.fixture
+def threads() -> Iterator[int]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    yield 3
+    torch.set_num_threads(before)
+
+
+def test_threads_change_neither_bits_nor_counts(embedder: Embedder, threads: int) -> None:
+    side_by_side = embedder.encode_documents(TEXTS * 9)
+    counted = embedder.tokens
+    assert torch.get_num_threads() == threads
+    torch.set_num_threads(1)
+    np.testing.assert_array_equal(embedder.encode_documents(TEXTS * 9), side_by_side)
+    assert embedder.tokens == 2 * counted > 0
+
+
+def test_batches_run_side_by_side_with_one_thread_each(embedder: Embedder, threads: int) -> None:
+    seen: set[tuple[int, int, bool]] = set()
+    together = threading.Barrier(threads)
+
+    def apply(batch: TokenBatch) -> torch.Tensor:
+        if not seen:
+            together.wait(timeout=60)  # hangs, and so fails, unless three batches are under way at once
+        seen.add((threading.get_ident(), torch.get_num_threads(), torch.is_inference_mode_enabled()))
+        return batch.ids[:, :1].float()
+
+    tokens = embedder.document_tokens(TEXTS * 9)
+    rows = embedder.infer([tokens[i] for i in range(len(tokens))], 20, apply)
+    assert len({ident for ident, _, _ in seen}) == threads
+    assert {(own, inference) for _, own, inference in seen} == {(1, True)}
+    assert rows[:, 0].tolist() == [float(tokens[i][0]) for i in range(len(tokens))]
+
+
+def test_a_batch_that_fails_is_told_and_leaves_the_threads_as_they_were(embedder: Embedder, threads: int) -> None:
+    def apply(batch: TokenBatch) -> torch.Tensor:
+        raise ValueError("no such luck")
+
+    tokens = embedder.document_tokens(TEXTS)
+    with pytest.raises(ValueError, match="no such luck"):
+        embedder.infer([tokens[i] for i in range(len(tokens))], 20, apply)
+    assert torch.get_num_threads() == threads
