@@ -17,7 +17,8 @@ ARG LOCK=requirements-image.lock
 WORKDIR /build
 RUN python3 -m venv /opt/phasor
 COPY requirements-uv.lock ${LOCK} ./
-# A lock is complete: --no-deps, because what was left out of one on purpose must not be looked for.
+# A lock is complete: --no-deps, because what was left out of one on purpose must not be looked for. Bytecode costs 0.26 GB and takes the
+# imports of a starting server from 9.4 s to 4.2 s (two cores, twice each): pods cannot write it, so they would compile at every start.
 RUN /opt/phasor/bin/python -m pip install -q --no-cache-dir --disable-pip-version-check --require-hashes -r requirements-uv.lock \
  && /opt/phasor/bin/uv pip install -q --no-cache --no-deps --compile-bytecode --python /opt/phasor/bin/python --require-hashes -r ${LOCK} \
  && /opt/phasor/bin/python -m pip uninstall -q -y uv

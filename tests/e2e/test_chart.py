@@ -4,7 +4,7 @@ import hashlib
 import json
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ import httpx
 import pytest
 import yaml
 from tests.minio_server import BUCKET, PASSWORD, USER, Server
+from tests.serving import world
 
 from phasor.serving.keys import new_key
 
@@ -174,6 +175,26 @@ def test_a_rollback_fails_no_request(loaded: Release, under_load: Loading) -> No
         loaded.home.helm("rollback", RELEASE, "1", "--wait", "--timeout=300s")
         until(lambda: loaded.all_ready() and len(loaded.pods()) == 2, "the old pods are gone")
     loaded.home.helm("test", RELEASE, "--timeout", "180s")
+
+
+def test_a_new_index_is_taken_over_without_a_restart(loaded: Release, under_load: Loading, store: Server, bundles: dict[str, Path]) -> None:
+    folder = bundles["one"].parent / "index"
+    result = world.phasor("index", "update", bundles["one"], "--index", folder, "--delete", "d1")
+    assert result.returncode == 0, result.stderr
+    upload(store, folder / "versions", "indexes/one/versions")
+    pods = {pod["metadata"]["name"] for pod in loaded.pods()}
+    with under_load(), ExitStack() as stack:
+        urls = [stack.enter_context(loaded.home.forward(f"pod/{name}", 8000)) for name in pods]
+        headers = {"authorization": f"Bearer {loaded.key}"}
+
+        def passages() -> list[int]:
+            answers = [httpx.post(f"{url}/v1/search", json={"query": "x"}, headers=headers, timeout=30) for url in urls]
+            return [answer.json()["index"]["passages"] for answer in answers]
+
+        assert passages() == [60, 60]
+        store.client.fput_object(bucket_name=BUCKET, object_name="indexes/one/current.json", file_path=str(folder / "current.json"))
+        until(lambda: passages() == [59, 59], "both pods search the new index", 60)
+    assert {pod["metadata"]["name"] for pod in loaded.pods()} == pods
 
 
 @pytest.mark.parametrize(
