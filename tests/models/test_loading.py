@@ -3,9 +3,11 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerFast
 
 from phasor.config.model import ModelConfig, PretrainedBackbone
@@ -87,6 +89,22 @@ def test_a_pooler_that_is_never_read_is_not_loaded(tmp_path: Path, make_model: M
     save_model(make_model("bert"), bert_tokenizer, tmp_path)
     model, _ = load_backbone(backbone(str(tmp_path), pooling="mean"), "embed", [], 0)
     assert not [name for name, _ in model.named_parameters() if "pooler" in name]
+
+
+def test_padding_and_cutting_inside_a_tokenizer_do_not_act(
+    tmp_path: Path, make_model: MakeModel, bert_tokenizer: PreTrainedTokenizerFast
+) -> None:
+    """The files of many encoders come with the lengths that they were last used with."""
+    config = ModelConfig(backbone=PretrainedBackbone(name=str(tmp_path)), pooling="mean", template="plain", max_passage_tokens=24)
+    model = make_model("bert")
+    expected = Embedder(model, bert_tokenizer, config).encode_documents(TEXTS)
+    save_model(model, bert_tokenizer, tmp_path)
+    backend = Tokenizer.from_file(str(tmp_path / "tokenizer.json"))
+    backend.enable_padding(length=8)
+    backend.enable_truncation(6)
+    backend.save(str(tmp_path / "tokenizer.json"))
+    np.testing.assert_array_equal(Embedder(*load_model(tmp_path, "embed"), config).encode_documents(TEXTS), expected)
+
 
 
 @pytest.mark.parametrize("name", ["no/such/folder/anywhere", "gibberish"])

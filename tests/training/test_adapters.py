@@ -11,6 +11,7 @@ from safetensors.torch import load_file, save_file
 from phasor.config.base import Role
 from phasor.config.training import AdapterConfig
 from phasor.errors import ModelError
+from phasor.merging.task_vector import Dense, read_adapter
 from phasor.models.loading import load_model, load_specialist, make_network, save_model
 from phasor.models.network import Network
 from phasor.training.adapters import Adapter, check_base, weights_digest
@@ -21,12 +22,12 @@ from .world import make_network as make_pico
 LORA = AdapterConfig(rank=3, alpha=5.0)
 
 
-def moved(network: Network, seed: int = 0) -> Adapter:
+def moved(network: Network, seed: int = 0, config: AdapterConfig = LORA) -> Adapter:
     """An adapter that does something."""
-    adapter = Adapter(network, LORA, seed)
+    adapter = Adapter(network, config, seed)
     torch.manual_seed(seed)
     for name, parameter in network.named_parameters():
-        if "lora_" in name:
+        if "lora_" in name or "modules_to_save" in name:
             torch.nn.init.normal_(parameter, std=0.2)
     return adapter
 
@@ -93,6 +94,28 @@ def test_a_saved_specialist_equals_what_was_trained(tmp_path: Path, role: Role) 
     by_peft = make_network(*load_model(base, role), CONFIG, role)
     PeftModel.from_pretrained(by_peft.model, str(tmp_path / "specialist"))
     torch.testing.assert_close(outputs(by_peft), outputs(network))
+
+
+@pytest.mark.parametrize("role", ["embed", "rerank"])
+def test_modules_may_be_trained_whole_beside_it(tmp_path: Path, role: Role) -> None:
+    base = warmup(tmp_path / "warmup", role)
+    network = make_network(*load_model(base, role), CONFIG, role)
+    before = outputs(network)
+    adapter = moved(network, config=AdapterConfig(rank=3, alpha=5.0, whole_modules=("embed_tokens",)))
+    trained = [name for name, parameter in network.named_parameters() if parameter.requires_grad and "lora_" not in name]
+    assert {name.split(".")[-4] for name in trained} == {"embed_tokens"}
+    adapter.save(tmp_path / "specialist", base)
+    expected = outputs(network)
+    assert (expected - before).abs().max() > 0.01
+    loaded = make_network(*load_specialist(base, tmp_path / "specialist", role), CONFIG, role)
+    torch.testing.assert_close(outputs(loaded), expected, rtol=1e-5, atol=1e-5)
+    vector = read_adapter(tmp_path / "specialist", "basic", dict(load_model(base, role)[0].named_parameters()))
+    assert {name.split(".")[-2] for name, delta in vector.deltas.items() if isinstance(delta, Dense)} == {"embed_tokens"}
+
+
+def test_a_module_that_is_not_there_is_named() -> None:
+    with pytest.raises(ModelError, match="whole_modules.*no module 'embed'"):
+        moved(make_pico("embed"), config=AdapterConfig(rank=3, whole_modules=("embed",)))
 
 
 def test_equal_adapters_are_saved_as_equal_bytes(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ class AdapterConfig(Config):
     rank: int = Field(64, ge=1)
     alpha: float = Field(32.0, gt=0)
     dropout: float = Field(0.0, ge=0, lt=1)
+    whole_modules: tuple[str, ...] = Field((), description="Modules trained whole beside it: `embed_tokens` of a model from nothing.")
 
 
 class BatchBucket(Config):

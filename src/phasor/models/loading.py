@@ -110,6 +110,9 @@ def _from_pretrained(name: str, role: Role, **options: Any) -> tuple[PreTrainedM
         model: PreTrainedModel = loaded[0]
         # tokenizer.json as it stands: AutoTokenizer would build the tokenizer of a Qwen2 model anew, with another pre-tokenizer.
         tokenizer = PreTrainedTokenizerFast.from_pretrained(name, **revision)
+        # Some files come with the lengths of their last use; cutting and padding are ours.
+        tokenizer.backend_tokenizer.no_padding()
+        tokenizer.backend_tokenizer.no_truncation()
     except (OSError, ValueError, KeyError, SafetensorError) as error:
         raise ModelError(
             f"model {name!r} cannot be loaded as {role}: {first_line(error).rstrip('.')}. "

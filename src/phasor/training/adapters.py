@@ -19,11 +19,22 @@ _AGAIN = "Train the specialist again from this warm-up model."
 
 
 class Adapter:
-    """A fresh adapter on a network, whose other weights it freezes."""
+    """A fresh adapter on a network, whose other weights it freezes.
+
+    Raises:
+        ModelError: a module that is to be trained whole is not there.
+    """
 
     def __init__(self, network: Network, config: AdapterConfig, seed: int) -> None:
+        modules = {name.rpartition(".")[2] for name, _ in network.model.named_modules()}
+        if missing := [name for name in config.whole_modules if name not in modules]:
+            raise ModelError(
+                f"adapter.whole_modules: {type(network.model).__name__} has no module {missing[0]!r}. "
+                "Correct the name, for example embed_tokens, or leave it out."
+            )
         lora = LoraConfig(
-            r=config.rank, lora_alpha=config.alpha, lora_dropout=config.dropout, target_modules="all-linear"  # type: ignore[arg-type]
+            r=config.rank, lora_alpha=config.alpha, lora_dropout=config.dropout, target_modules="all-linear",  # type: ignore[arg-type]
+            modules_to_save=list(config.whole_modules) or None,
         )
         with torch.random.fork_rng():
             torch.manual_seed(seed)
