@@ -5,7 +5,6 @@ the recipe: DVC leaves the folder of a removed task on disk, and a dependency on
 """
 
 import multiprocessing
-import os
 import signal
 import subprocess
 import sys
@@ -25,7 +24,7 @@ from phasor.errors import PhasorError
 from phasor.phases import Job, Phase, jobs
 from phasor.recipe import Recipe
 from phasor.runner import config_of
-from phasor.settings import prefer_own_commands, threads_for
+from phasor.settings import prefer_own_commands, threads_for, use_threads
 
 WORK = Path("work")
 PARAMS = "params.yaml"
@@ -117,7 +116,7 @@ def _die_quietly() -> None:
 def _dvc(arguments: list[str], threads: str) -> int:
     from dvc.cli import main
 
-    os.environ["OMP_NUM_THREADS"] = threads
+    use_threads(threads)
     code: int = main(arguments)
     return code
 

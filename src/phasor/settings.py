@@ -138,6 +138,11 @@ def threads_for(workers: int) -> str:
     return os.environ.get("OMP_NUM_THREADS") or str(max(1, (os.cpu_count() or 1) // workers))
 
 
+def use_threads(threads: str) -> None:
+    """Let children of this process compute with that many threads, as `threads_for` found."""
+    os.environ["OMP_NUM_THREADS"] = threads
+
+
 def _number(name: str, default: int) -> int:
     value = os.environ.get(name, str(default))
     if not value.isdecimal():
