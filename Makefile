@@ -74,4 +74,4 @@ LOAD ?= kind load docker-image
 
 e2e: .venv/.installed images minio-image  ## the tests that need a real Kubernetes, one that may be spoilt
 	for image in $(IMAGE) $(SERVE_IMAGE) $(MINIO_IMAGE); do $(LOAD) $$image || exit 1; done
-	PHASOR_E2E=1 PHASOR_IMAGE=$(IMAGE) PHASOR_SERVE_IMAGE=$(SERVE_IMAGE) OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/e2e tests/manifests tests/charts
+	PHASOR_E2E=1 PHASOR_IMAGE=$(IMAGE) PHASOR_SERVE_IMAGE=$(SERVE_IMAGE) OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(E2E_OPTIONS) tests/e2e tests/manifests tests/charts
