@@ -96,9 +96,8 @@ def test_padding_and_cutting_inside_a_tokenizer_do_not_act(
 ) -> None:
     """The files of many encoders come with the lengths that they were last used with."""
     config = ModelConfig(backbone=PretrainedBackbone(name=str(tmp_path)), pooling="mean", template="plain", max_passage_tokens=24)
-    model = make_model("bert")
-    expected = Embedder(model, bert_tokenizer, config).encode_documents(TEXTS)
-    save_model(model, bert_tokenizer, tmp_path)
+    save_model(make_model("bert"), bert_tokenizer, tmp_path)
+    expected = Embedder(*load_model(tmp_path, "embed"), config).encode_documents(TEXTS)
     backend = Tokenizer.from_file(str(tmp_path / "tokenizer.json"))
     backend.enable_padding(length=8)
     backend.enable_truncation(6)
