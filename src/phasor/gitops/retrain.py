@@ -30,9 +30,9 @@ def retrain(server: Server, request: Request, tries: int, watch: bool, say: Say)
     """
     while True:
         found = runs_named(server, request.run_name)
-        if done := [run for run in found if run.state == "SUCCEEDED"]:
-            say(f"{request.run_name} is done: same data, recipe, code and images. Nothing to do. {run_url(server, done[0].run_id)}")
-            return done[0].run_id
+        if done := _succeeded(found):
+            say(f"{request.run_name} is done: same data, recipe, code and images. Nothing to do. {run_url(server, done.run_id)}")
+            return done.run_id
         if found and found[0].state not in DONE:
             run_id = found[0].run_id
             say(f"{request.run_name} is under way: {run_url(server, run_id)}")
@@ -70,11 +70,14 @@ def finished(server: Server, request: Request) -> str:
         EndpointError: the server does not answer or refuses.
     """
     found = runs_named(server, request.run_name)
-    for run in found:
-        if run.state == "SUCCEEDED":
-            return run.run_id
+    if done := _succeeded(found):
+        return done.run_id
     state = f"its last run is {found[0].state}: {run_url(server, found[0].run_id)}" if found else "it has no run"
     raise PhasorError(f"{request.run_name} has not succeeded, {state}. `phasor retrain --watch` starts it if need be, and waits.")
+
+
+def _succeeded(found: list[Run]) -> Run | None:
+    return next((run for run in found if run.state == "SUCCEEDED"), None)
 
 
 def outcome(request: Request, run_id: str) -> Result:

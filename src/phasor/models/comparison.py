@@ -69,7 +69,7 @@ class Directions:
 
 @dataclass(frozen=True)
 class Judged:
-    """One training query with rendered passages; the first is relevant, the others are not."""
+    """One query with rendered passages; the first is relevant, the others are not."""
 
     instruction: str
     query: str

@@ -28,12 +28,13 @@ def run(job: Job, inputs: Paths, outputs: Paths) -> Report:
 
 def _backbone(job: Job, config: ModelConfig, inputs: Paths) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
     assert job.role
-    corpora = {task: folder / "corpus.parquet" for task, folder in inputs.parts("data").items()}
-    examples = {task: folder / "train.parquet" for task, folder in inputs.parts("mined").items()}
+    folders = inputs.parts("data")
     if isinstance(config.backbone, EmbedderBackbone):
         embedder = make_network(*load_model(inputs.one("embedder"), "embed"), job.recipe.model.embed, "embed")
         assert isinstance(embedder, Embedder)
-        dev = {task: folder / "dev.parquet" for task, folder in inputs.parts("data").items()}
-        judged = [one for task, corpus in corpora.items() for one in sample_judged(embedder, corpus, dev[task], job.recipe.seed)]
+        tables = [(folder / "corpus.parquet", folder / "dev.parquet") for folder in folders.values()]
+        judged = [one for corpus, dev in tables for one in sample_judged(embedder, corpus, dev, job.recipe.seed)]
         return grow(embedder, config, judged, job.recipe.seed)
+    corpora = {task: folder / "corpus.parquet" for task, folder in folders.items()}
+    examples = {task: folder / "train.parquet" for task, folder in inputs.parts("mined").items()}
     return load_backbone(config, job.role, backbone_texts(corpora, examples, config.template), job.recipe.seed)
