@@ -50,10 +50,10 @@ def final_states(base: Any, batch: TokenBatch, prefix: Prefix | None = None) -> 
         if number < len(layers) - 1:
             state = _layer(layer, state, rope, keys, values, _causal(length, before, state.device))
         else:
-            at_last = tuple(part[0, last][:, None, None] for part in rope)
+            at_last = rope[0, last][:, None, None]
             seen = torch.arange(before + length, device=last.device) <= (before + last)[:, None]
             state = _layer(layer, state[rows, last][:, None], at_last, keys, values, seen[:, None, None])
-    return base.norm(state)[:, 0]  # type: ignore[no-any-return]
+    return _norm(base.norm, state)[:, 0]
 
 
 def prefill(base: Any, ids_1P: Tensor) -> Prefix:
@@ -68,30 +68,36 @@ def prefill(base: Any, ids_1P: Tensor) -> Prefix:
     return prefix
 
 
-def _rope(base: Any, state: Tensor, before: int) -> tuple[Tensor, Tensor]:
-    """(cos, sin), each [1, L, E]."""
+def _rope(base: Any, state: Tensor, before: int) -> Tensor:
+    """[1, L, E/2] complex: the turn of every pair at every position."""
     positions = torch.arange(before, before + state.shape[1], device=state.device)[None]
-    cos, sin = base.rotary_emb(state, positions)
-    return cos, sin
+    cos, sin = base.rotary_emb(state.float(), positions)
+    half = cos.shape[-1] // 2
+    return torch.complex(cos[..., :half].contiguous(), sin[..., :half].contiguous())
 
 
-def _keys_values(layer: Any, state: Tensor, rope: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
+def _norm(module: Any, state: Tensor) -> Tensor:
+    """The module's own sum in one pass over memory: its five take a tenth of a small model's time."""
+    return F.rms_norm(state, module.weight.shape, module.weight, module.variance_epsilon)
+
+
+def _keys_values(layer: Any, state: Tensor, rope: Tensor) -> tuple[Tensor, Tensor]:
     attention = layer.self_attn
-    normed = layer.input_layernorm(state)
+    normed = _norm(layer.input_layernorm, state)
     keys = _heads(attention.k_proj(normed), attention.head_dim, getattr(attention, "k_norm", None))
     return _rotate(keys, rope), _heads(attention.v_proj(normed), attention.head_dim)
 
 
-def _layer(layer: Any, state: Tensor, rope: tuple[Tensor, ...], keys: Tensor, values: Tensor, seen: Tensor | None) -> Tensor:
+def _layer(layer: Any, state: Tensor, rope: Tensor, keys: Tensor, values: Tensor, seen: Tensor | None) -> Tensor:
     """One decoder layer for the positions in `state`; `seen` is what they may attend to, None for plain causal."""
     attention = layer.self_attn
-    queries = _heads(attention.q_proj(layer.input_layernorm(state)), attention.head_dim, getattr(attention, "q_norm", None))
+    queries = _heads(attention.q_proj(_norm(layer.input_layernorm, state)), attention.head_dim, getattr(attention, "q_norm", None))
     mixed = F.scaled_dot_product_attention(
         _rotate(queries, rope), keys, values, attn_mask=seen, is_causal=seen is None, scale=attention.scaling,
         enable_gqa=keys.shape[1] != queries.shape[1],
     )
     state = state + attention.o_proj(mixed.transpose(1, 2).flatten(2))
-    return state + layer.mlp(layer.post_attention_layernorm(state))  # type: ignore[no-any-return]
+    return state + layer.mlp(_norm(layer.post_attention_layernorm, state))  # type: ignore[no-any-return]
 
 
 def _heads(flat: Tensor, size: int, norm: Any = None) -> Tensor:
@@ -101,10 +107,10 @@ def _heads(flat: Tensor, size: int, norm: Any = None) -> Tensor:
     return normed.transpose(1, 2)
 
 
-def _rotate(heads: Tensor, rope: tuple[Tensor, ...]) -> Tensor:
-    cos, sin = rope
-    first, second = heads.chunk(2, dim=-1)
-    return heads * cos + torch.cat((-second, first), dim=-1) * sin
+def _rotate(heads: Tensor, rope: Tensor) -> Tensor:
+    """Turn the pairs (i, i + E/2). They come out side by side, in keys and queries alike, so that products stay the same."""
+    first, second = heads.float().chunk(2, dim=-1)
+    return torch.view_as_real(torch.complex(first, second) * rope).flatten(-2).to(heads.dtype)
 
 
 def _join(prefix: tuple[Tensor, Tensor], own: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
