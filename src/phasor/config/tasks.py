@@ -55,8 +55,9 @@ class HuggingFaceSource(Config):
     split: str = Field("train", description="Split to read.")
     revision: str | None = Field(None, description="Commit of the data set; pin it for repeatable runs.")
     query: str = Field("query", description="Column of the query.")
-    positive: str = Field("positive", description="Column of the positive text or list of texts.")
-    negative: str | None = Field(None, description="Column of negative text or list of texts.")
+    instruction: str | None = Field(None, description="Column of the query's own instruction; the task's where it is empty.")
+    positive: str = Field("positive", description="Column of one or more positives: texts, or objects with text and title.")
+    negative: str | None = Field(None, description="Column of negatives, in the same forms.")
     max_rows: int | None = Field(None, ge=1, description="Rows read, chosen by seeded shuffle.")
 
 

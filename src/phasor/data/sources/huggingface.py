@@ -8,14 +8,14 @@ from typing import Any
 from phasor.config.tasks import HuggingFaceSource
 from phasor.data.records import Example, Passage
 from phasor.data.sources import Collected, Context
-from phasor.data.sources.rows import RowCheck, RowError, list_field, string_field
+from phasor.data.sources.rows import RowCheck, RowError, passages_field, string_field
 from phasor.errors import DataError
 
 
 def read(source: HuggingFaceSource, context: Context) -> Collected:
     """Examples of every row; equal texts are one passage, and every passage is a document of its own."""
     rows = _load(source, context)
-    columns = [name for name in (source.query, source.positive, source.negative) if name]
+    columns = [name for name in (source.query, source.instruction, source.positive, source.negative) if name]
     if missing := [name for name in columns if name not in rows.column_names]:
         columns_there = ", ".join(rows.column_names)
         raise DataError(f"data set {source.name}: no column {missing[0]!r}; it has {columns_there}. Name the columns in the source.")
@@ -53,14 +53,16 @@ def _load(source: HuggingFaceSource, context: Context) -> Any:
 
 def _example(row: dict[str, Any], number: int, source: HuggingFaceSource, context: Context, passages: dict[str, Passage]) -> Example:
     query = string_field(row, source.query, required=True)
-    positives = list_field(row, source.positive, required=True)
-    negatives = list_field(row, source.negative) if source.negative else []
-    ids = [_passage_id(text, source.name, passages) for text in (*positives, *negatives)]
+    positives = passages_field(row, source.positive, required=True)
+    negatives = passages_field(row, source.negative) if source.negative else []
+    ids = [_passage_id(title, text, source.name, passages) for title, text in (*positives, *negatives)]
     example = context.example(f"row-{number}", query, list(dict.fromkeys(ids[: len(positives)])), "huggingface")
-    return replace(example, negatives=list(dict.fromkeys(ids[len(positives) :])))
+    own = string_field(row, source.instruction) if source.instruction else ""
+    return replace(example, instruction=own or example.instruction, negatives=list(dict.fromkeys(ids[len(positives) :])))
 
 
-def _passage_id(text: str, name: str, passages: dict[str, Passage]) -> str:
-    passage_id = hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
-    passages.setdefault(passage_id, Passage(passage_id, text, source=f"{name}#{passage_id}"))
+def _passage_id(title: str, text: str, name: str, passages: dict[str, Passage]) -> str:
+    content = f"{title}\n{text}" if title else text
+    passage_id = hashlib.blake2b(content.encode(), digest_size=8).hexdigest()
+    passages.setdefault(passage_id, Passage(passage_id, text, title, source=f"{name}#{passage_id}"))
     return passage_id

@@ -80,11 +80,28 @@ def string_field(row: dict[str, Any], name: str, *, required: bool = False) -> s
 
 def list_field(row: dict[str, Any], name: str, *, required: bool = False) -> list[str]:
     """A list of texts; a single text counts as a list of one."""
+    return [string_field({name: item}, name, required=True) for item in _items(row, name, required=required)]
+
+
+def passages_field(row: dict[str, Any], name: str, *, required: bool = False) -> list[tuple[str, str]]:
+    """(title, text) of a list of passages; each is a text, or an object with `text` and perhaps `title`, as Tevatron writes them."""
+    found = []
+    for item in _items(row, name, required=required):
+        fields = item if isinstance(item, dict) else {"text": item}
+        try:
+            found.append((string_field(fields, "title"), string_field(fields, "text", required=True)))
+        except RowError as problem:
+            reason, kind = problem.args
+            raise RowError(f"in field {name!r}: {reason}", f"{name}: {kind}") from None
+    return found
+
+
+def _items(row: dict[str, Any], name: str, *, required: bool) -> list[Any]:
     value = row.get(name)
     items = value if isinstance(value, list) else [] if value is None else [value]
     if required and not items:
         raise RowError(f"field {name!r} is {'missing' if name not in row else 'empty'}", f"no {name}")
-    return [string_field({name: item}, name, required=True) for item in items]
+    return items
 
 
 def is_storable(text: str) -> bool:
