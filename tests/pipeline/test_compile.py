@@ -125,6 +125,28 @@ def executors(name: str) -> Iterator[tuple[str, dict[str, Any], dict[str, Any]]]
         yield label.removeprefix("exec-").rstrip("-0123456789"), executor["container"], there[label]
 
 
+def tasks_of(spec: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """Every task of the graph that is no loop."""
+    for component in (spec["root"], *spec["components"].values()):
+        for task in component.get("dag", {}).get("tasks", {}).values():
+            if "executorLabel" in spec["components"][task["componentRef"]["name"]]:
+                yield task
+
+
+@pytest.mark.parametrize("path", PROFILES, ids=lambda path: path.stem)
+def test_a_task_is_retried_however_long_its_tries_took(path: Path) -> None:
+    """Argo gives up `backoffMaxDuration` after the first try started, so it holds every try at its longest, and waiting for nodes."""
+    profile = load_profile(path)
+    for task in tasks_of(documents(path.stem)[0]):
+        name = task["componentRef"]["name"].removeprefix("comp-").rstrip("-0123456789")
+        if name == "fetch":
+            assert "retryPolicy" not in task
+            continue
+        policy = task["retryPolicy"]
+        assert (policy["maxRetryCount"], policy["backoffDuration"]) == (profile.num_retries, profile.backoff)
+        assert int(policy["backoffMaxDuration"].removesuffix("s")) > 10 * (1 + profile.num_retries) * profile.pod(name).timeout_s
+
+
 @pytest.mark.parametrize("path", PROFILES, ids=lambda path: path.stem)
 def test_every_pod_is_what_its_profile_says(path: Path) -> None:
     profile = load_profile(path)

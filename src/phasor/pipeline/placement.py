@@ -11,6 +11,8 @@ CA_DIR = "/var/run/phasor/ca"
 _STORELESS = ("gather",)
 _UNCACHED = ("fetch", "publish")
 """One looks at what is outside: the remote, and the code of its image; the other writes there, for each run."""
+_RETRIED_FOR = "365d"
+"""KFP's `backoff_max_duration` bounds no pause but all tries together, from the start of the first: it must never end a long training."""
 
 
 def place(task: PipelineTask, component: str, profile: Profile, title: str = "") -> PipelineTask:
@@ -39,7 +41,7 @@ def place(task: PipelineTask, component: str, profile: Profile, title: str = "")
     if component in _UNCACHED:
         task.set_caching_options(False)
     if component != "fetch":
-        task.set_retry(profile.num_retries, profile.backoff, 2.0, profile.max_backoff)
+        task.set_retry(profile.num_retries, profile.backoff, 2.0, _RETRIED_FOR)
     if profile.storage and component not in _STORELESS:
         _mount_store(task, profile.storage)
     _choose_node(task, pod, profile.queue)

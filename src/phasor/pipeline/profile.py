@@ -74,7 +74,6 @@ class Profile(Config):
     queue: str = Field("", description="Kueue local queue; empty: pods are not queued.")
     num_retries: int = Field(3, ge=0, description="After the first try; training goes on from its last checkpoint.")
     backoff: str = Field("30s", pattern=r"^\d+s$", description="Before the first retry; doubles.")
-    max_backoff: str = Field("600s", pattern=r"^\d+s$", description="Longest pause between tries.")
     parallelism: int = Field(4, ge=1, description="Branches of a loop at once.")
     checkpoint_steps: int = Field(50, ge=0, description="Steps between checkpoints where the recipe says nothing.")
 
