@@ -35,6 +35,8 @@ def test_a_version_is_uploaded_once_and_every_call_starts_a_run(server: KfpServe
     run = server.runs[1]
     assert run["runtime_config"]["parameters"] == {"recipe": "quickstart"}
     assert run["pipeline_version_reference"]["pipeline_version_id"] == server.versions[0]["pipeline_version_id"]
+    accounts = yaml.safe_load_all((ROOT / "manifests" / "base" / "accounts.yaml").read_text())
+    assert run["service_account"] == next(item["metadata"]["name"] for item in accounts if item["kind"] == "ServiceAccount")
     submit(Server(server.url), IR.replace("phasor.local", "elsewhere"), {}, "phasor", "demo")
     assert (len(server.pipelines), len(server.versions)) == (1, 2)
 
