@@ -82,6 +82,10 @@ def test_profiles_and_manifests_name_the_same_store_and_queue(path: Path) -> Non
     assert launcher["credentials"]["secretRef"]["secretName"] == profile.storage.secret
     host = profile.storage.endpoint.removeprefix("http://").split(":")[0]
     assert named("kind", "Service", host)["spec"]["ports"][0]["port"] == 9000 and launcher["endpoint"].startswith(f"{host}.phasor.")
+    logs = named("kind", "ConfigMap", "artifact-repositories")
+    chosen = yaml.safe_load(logs["data"][logs["metadata"]["annotations"]["workflows.argoproj.io/default-artifact-repository"]])["s3"]
+    assert (chosen["endpoint"], chosen["region"], chosen["insecure"]) == (launcher["endpoint"], launcher["region"], launcher["disableSSL"])
+    assert {chosen[key]["name"] for key in ("accessKeySecret", "secretKeySecret")} == {profile.storage.secret}
     if profile.queue:
         assert named("gpu", "LocalQueue", profile.queue)
 
