@@ -63,7 +63,7 @@ def test_a_run_under_way_is_followed_and_not_repeated(server: KfpServer, render:
 
 def test_a_failed_run_is_started_again(server: KfpServer, render: Render) -> None:
     request, told = render(host=server.url), list[str]()
-    server.scripts = [[("RUNNING", {}), ("FAILED", {"train embed": "FAILED"})], SUCCEEDED]
+    server.scripts = [[("RUNNING", {}), ("FAILED", {"train": "FAILED"})], SUCCEEDED]
     run_id = retrain(Server(server.url), request, 3, True, told.append)
     assert [run["state"] for run in server.runs] == ["FAILED", "SUCCEEDED"] and run_id == server.runs[1]["run_id"]
     assert {run["display_name"] for run in server.runs} == {request.run_name}

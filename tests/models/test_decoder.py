@@ -1,5 +1,7 @@
 """The short cut through the last layer equals the whole forward pass of transformers."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from transformers import LlamaConfig, LlamaModel, PreTrainedModel, Qwen2Config, Qwen2Model, Qwen3Config, Qwen3Model
@@ -34,12 +36,11 @@ def test_final_states_equal_the_whole_forward_pass(kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", ["qwen2", "qwen3", "llama"])
-def test_a_shared_prefix_equals_whole_sequences(kind: str) -> None:
-    base, tokens, prefix = model(kind), batch(7, 2, 4), batch(6).ids
-    ids = torch.cat((prefix.expand(3, -1), tokens.ids), dim=1)
-    joined = TokenBatch(ids, tokens.lengths + 6)
-    whole = base(input_ids=joined.ids, attention_mask=joined.mask).last_hidden_state[joined.last]
-    torch.testing.assert_close(decoder.final_states(base, tokens, decoder.prefill(base, prefix)), whole, atol=1e-5, rtol=1e-5)
+def test_what_continues_prefixes_equals_whole_sequences(kind: str) -> None:
+    base, prefixes, tokens = model(kind), batch(6, 1, 3), replace(batch(7, 2, 4, 5), continues=torch.tensor([2, 0, 1, 2]))
+    parts = [(prefixes.ids[q, : prefixes.lengths[q]], tokens.ids[n, : tokens.lengths[n]]) for n, q in enumerate((2, 0, 1, 2))]
+    whole = torch.stack([base(input_ids=torch.cat(both)[None]).last_hidden_state[0, -1] for both in parts])
+    torch.testing.assert_close(decoder.final_states(base, tokens, decoder.prefill(base, prefixes)), whole, atol=1e-5, rtol=1e-5)
 
 
 def test_gradients_equal_those_of_the_whole_forward_pass() -> None:

@@ -33,13 +33,13 @@ def test_shared_prefixes_equal_whole_pairs_of_the_plain_model(
 ) -> None:
     model = make_model(kind, head=True, layers=layers)
     reranker = Reranker(model, tokenizer, CONFIG)
-    for query in ("tin", "where is the orchid"):
-        expected = [plain(model, tokenizer, "find it", query, text) for text in TEXTS]
-        np.testing.assert_allclose(reranker.score("find it", query, TEXTS), expected, atol=1e-5)
-        head, documents = reranker.head_tokens([query], ["find it"])[0], reranker.document_tokens(TEXTS)
-        pairs = [reranker.pair(head, documents[i]) for i in range(len(TEXTS))]
-        np.testing.assert_allclose(reranker.score_pairs(pairs), expected, atol=1e-5)
-        assert np.ptp(expected) > 0.01
+    queries, documents = ["tin", "where is the orchid"], list(reranker.document_tokens(TEXTS))
+    expected = [[plain(model, tokenizer, "find it", query, text) for text in TEXTS] for query in queries]
+    for query, row in zip(queries, expected, strict=True):
+        np.testing.assert_allclose(reranker.score("find it", query, TEXTS), row, atol=1e-5)
+        assert np.ptp(row) > 0.01
+    heads = list(reranker.head_tokens(queries, ["find it"] * 2))
+    np.testing.assert_allclose(reranker.score_lists(heads, [documents, documents[:1]]), [*expected[0], expected[1][0]], atol=1e-5)
 
 
 def test_an_unsupported_architecture_gives_the_same_scores(make_model: MakeModel, tokenizer: PreTrainedTokenizerFast) -> None:

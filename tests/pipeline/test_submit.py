@@ -55,25 +55,25 @@ def test_a_multi_user_installation_gets_namespace_and_token(server: KfpServer, t
         Server(server.url, ca_file="nowhere").connect()
 
 
-def test_following_says_one_line_per_change_and_leaves_drivers_out(server: KfpServer) -> None:
+def test_following_says_one_line_per_change_of_a_task_as_the_ui_names_it(server: KfpServer) -> None:
     server.script = [
-        ("RUNNING", {"fetch": "RUNNING", "fetch-driver": "SUCCEEDED"}),
-        ("RUNNING", {"fetch": "SUCCEEDED", "collect": "SKIPPED", "root-driver": "SUCCEEDED"}),
+        ("RUNNING", {"fetch": "RUNNING"}),
         ("RUNNING", {"fetch": "SUCCEEDED", "collect": "SKIPPED"}),
-        ("SUCCEEDED", {"fetch": "SUCCEEDED", "collect": "SKIPPED", "package": "SUCCEEDED"}),
+        ("RUNNING", {"fetch": "SUCCEEDED", "collect": "SKIPPED"}),
+        ("SUCCEEDED", {"fetch": "SUCCEEDED", "collect": "SKIPPED", "train-2": "SUCCEEDED"}),
     ]
     lines: list[str] = []
     run_id = submit(Server(server.url), IR, {}, "phasor", "demo")
     follow(Server(server.url), run_id, lines.append)
     assert [" ".join(line.split()) for line in lines] == [
-        "fetch running", "fetch succeeded after 12 s", "collect skipped after 12 s", "package succeeded after 12 s",
+        "fetch running", "fetch succeeded after 12 s", "collect skipped after 12 s", "train rerank succeeded after 12 s",
         f"run {run_id} succeeded",
     ]  # fmt: skip
 
 
 @pytest.mark.parametrize("state", ["FAILED", "CANCELED"])
 def test_a_run_that_does_not_succeed_is_an_error_that_names_its_tasks(state: str, server: KfpServer) -> None:
-    server.script = [(state, {"fetch": "SUCCEEDED", "train embed": "FAILED"})]
+    server.script = [(state, {"fetch": "SUCCEEDED", "train": "FAILED"})]
     run_id = submit(Server(server.url), IR, {}, "phasor", "demo")
     with pytest.raises(RunFailed, match=f"the run ended as {state} in train embed. Its log is at {server.url}/#/runs/details/{run_id}"):
         follow(Server(server.url), run_id, lambda line: None)

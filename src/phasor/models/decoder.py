@@ -2,13 +2,13 @@
 
 Both roles read a causal model at one place only: an embedder at EOS, a reranker at the last token. There the last
 layer needs keys and values of every token, but query, output projection and MLP of that one. A backbone of one
-layer gets about three times as fast by this, one of 24 layers by a few percent. A prefix that many sequences share,
-such as a reranker's query, is computed once and enters as keys and values.
+layer gets about three times as fast by this, one of 24 layers by a few percent. Prefixes that many sequences share,
+such as a reranker's queries, are computed once and enter as keys and values.
 
-Shapes: N sequences, L tokens of the longest, P tokens of the prefix, D hidden size, H heads, E size of a head.
+Shapes: N sequences, L tokens of the longest, Q prefixes, P tokens of the longest, D hidden size, H heads, E size of a head.
 """
 
-from itertools import pairwise
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -17,8 +17,24 @@ from torch import Tensor
 
 from phasor.models.tokens import TokenBatch
 
-Prefix = list[tuple[Tensor, Tensor]]
 _ARCHITECTURES = {"qwen2", "qwen3", "llama"}
+
+
+@dataclass(frozen=True)
+class Prefixes:
+    """What sequences continue.
+
+    Attributes:
+        layers: keys and values, each [Q, H, P, E], of every layer.
+        lengths: [Q] tokens of each prefix.
+    """
+
+    layers: list[tuple[Tensor, Tensor]]
+    lengths: Tensor
+
+    def size(self) -> int:
+        """P."""
+        return self.layers[0][0].shape[2]
 
 
 def supported(base: Any) -> bool:
@@ -32,48 +48,62 @@ def supported(base: Any) -> bool:
     )
 
 
-def final_states(base: Any, batch: TokenBatch, prefix: Prefix | None = None) -> Tensor:
+def final_states(base: Any, batch: TokenBatch, prefixes: Prefixes | None = None) -> Tensor:
     """[N, D] normalised state of each sequence's last token; equal to the whole forward pass up to rounding.
 
     Args:
         base: a model that is `supported`, without head.
         batch: the sequences, or what follows the prefix in each.
-        prefix: from `prefill`.
+        prefixes: from `prefill`, if the batch continues some.
     """
-    state, before = base.embed_tokens(batch.ids), prefix[0][0].shape[2] if prefix else 0
-    length, layers = batch.ids.shape[1], list(base.layers)
-    rope = _rope(base, state, before)
-    rows, last = batch.last
+    state, layers, (rows, last) = base.embed_tokens(batch.ids), list(base.layers), batch.last
+    rope, seen = _places(base, state, batch, prefixes)
     for number, layer in enumerate(layers):
-        own = _keys_values(layer, state, rope)
-        keys, values = (_join(prefix[number], own) if prefix else own)
+        keys, values = _keys_values(layer, state, rope)
+        if prefixes is not None:
+            before = (part[batch.continues] for part in prefixes.layers[number])
+            keys, values = (torch.cat(parts, dim=2) for parts in zip(before, (keys, values), strict=True))
         if number < len(layers) - 1:
-            state = _layer(layer, state, rope, keys, values, _causal(length, before, state.device))
+            state = _layer(layer, state, rope, keys, values, seen)
         else:
-            at_last = rope[0, last][:, None, None]
-            seen = torch.arange(before + length, device=last.device) <= (before + last)[:, None]
-            state = _layer(layer, state[rows, last][:, None], at_last, keys, values, seen[:, None, None])
+            at_last = rope.expand(len(rows), -1, -1, -1)[rows, :, last][:, :, None]
+            until = _until(batch.ids.shape[1], last) if seen is None else seen[rows, :, last]
+            state = _layer(layer, state[rows, last][:, None], at_last, keys, values, until[:, :, None])
     return _norm(base.norm, state)[:, 0]
 
 
-def prefill(base: Any, ids_1P: Tensor) -> Prefix:
-    """Keys and values, each [1, H, P, E], of every layer for one sequence that others continue."""
-    state = base.embed_tokens(ids_1P)
-    rope = _rope(base, state, 0)
-    layers = list(base.layers)
-    prefix: Prefix = [_keys_values(layers[0], state, rope)]
-    for previous, layer in pairwise(layers):
-        state = _layer(previous, state, rope, *prefix[-1], None)
-        prefix.append(_keys_values(layer, state, rope))
-    return prefix
+def prefill(base: Any, batch: TokenBatch) -> Prefixes:
+    """Keys and values of every layer for sequences that others continue."""
+    state, layers = base.embed_tokens(batch.ids), []
+    rope, _ = _places(base, state, batch, None)
+    for layer in base.layers:
+        layers.append(_keys_values(layer, state, rope))
+        if len(layers) < len(base.layers):
+            state = _layer(layer, state, rope, *layers[-1], None)
+    return Prefixes(layers, batch.lengths)
 
 
-def _rope(base: Any, state: Tensor, before: int) -> Tensor:
-    """[1, L, E/2] complex: the turn of every pair at every position."""
-    positions = torch.arange(before, before + state.shape[1], device=state.device)[None]
-    cos, sin = base.rotary_emb(state.float(), positions)
+def _places(base: Any, state: Tensor, batch: TokenBatch, prefixes: Prefixes | None) -> tuple[Tensor, Tensor | None]:
+    """How far the pairs of each token are turned, [1 or N, 1, L, E/2] complex, and which keys it may see.
+
+    The latter is [N, 1, L, P + L], or None for plain causal attention, which has a faster kernel.
+    """
+    length, before = batch.ids.shape[1], prefixes.size() if prefixes else 0
+    cos, sin = base.rotary_emb(state.float(), torch.arange(before + length, device=state.device)[None])
     half = cos.shape[-1] // 2
-    return torch.complex(cos[..., :half].contiguous(), sin[..., :half].contiguous())
+    turns = torch.complex(cos[0, :, :half].contiguous(), sin[0, :, :half].contiguous())
+    if prefixes is None:
+        return turns[None, None], None
+    own, every = torch.arange(length, device=state.device), torch.arange(before, device=state.device)
+    lengths = prefixes.lengths[batch.continues]
+    filled = (every < lengths[:, None])[:, None, None].expand(-1, -1, length, -1)
+    causal = (own <= own[:, None]).expand(len(lengths), 1, -1, -1)
+    return turns[lengths[:, None] + own][:, None], torch.cat((filled, causal), dim=-1)
+
+
+def _until(length: int, last: Tensor) -> Tensor:
+    """[N, 1, L] the keys up to each sequence's last token."""
+    return (torch.arange(length, device=last.device) <= last[:, None])[:, None]
 
 
 def _norm(module: Any, state: Tensor) -> Tensor:
@@ -111,13 +141,3 @@ def _rotate(heads: Tensor, rope: Tensor) -> Tensor:
     """Turn the pairs (i, i + E/2). They come out side by side, in keys and queries alike, so that products stay the same."""
     first, second = heads.float().chunk(2, dim=-1)
     return torch.view_as_real(torch.complex(first, second) * rope).flatten(-2).to(heads.dtype)
-
-
-def _join(prefix: tuple[Tensor, Tensor], own: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
-    keys, values = (torch.cat((p.expand(len(o), -1, -1, -1), o), dim=2) for p, o in zip(prefix, own, strict=True))
-    return keys, values
-
-
-def _causal(length: int, before: int, device: torch.device) -> Tensor | None:
-    """[L, P + L] what each token may see, or None without a prefix: then attention has a faster way to say it."""
-    return torch.ones(length, before + length, dtype=torch.bool, device=device).tril(before) if before else None

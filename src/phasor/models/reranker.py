@@ -60,27 +60,33 @@ class Reranker(Network):
         return np.concatenate([head, document[:room], self.tail])
 
     def score(self, instruction: str, query: str, documents: Sequence[str], batch_size: int = 64) -> Vectors:
-        """[N] probability of yes for each rendered document.
+        """[N] probability of yes for each rendered document; `batch_size` as in `score_lists`."""
+        return self.score_lists([self.head_tokens([query], [instruction])[0]], [self._cached_tokens(documents)], batch_size)
 
-        The part before the document is computed once and shared through its keys and values; the result equals
-        that of whole pairs up to rounding. `batch_size` counts pairs of full length; shorter ones share the room.
+    def score_lists(self, heads: Sequence[Ids], lists: Sequence[Sequence[Ids]], batch_size: int = 64) -> Vectors:
+        """[N] probability of yes for the documents of every list, list by list.
+
+        What comes before the document is computed once per list and shared through its keys and values; the result
+        equals that of whole pairs up to rounding.
+
+        Args:
+            heads: tokens of everything before the document, one sequence per list.
+            lists: tokens of the documents.
+            batch_size: pairs of full length at once; shorter ones share the room.
         """
-        if not documents:
+        owners = [number for number, documents in enumerate(lists) for _ in documents]
+        pairs = [self.pair(heads[number], document) for number, documents in enumerate(lists) for document in documents]
+        room = batch_size * self.config.max_pair_tokens
+        if not pairs:
             return np.empty(0, np.float32)
-        head = self.head_tokens([query], [instruction])[0]
-        pairs = [self.pair(head, document) for document in self._cached_tokens(documents)]
-        if not decoder.supported(self.base) or min(len(pair) for pair in pairs) == len(head):
-            return self.score_pairs(pairs, batch_size)
+        rests = [pair[len(heads[owner]) :] for owner, pair in zip(owners, pairs, strict=True)]
+        if not decoder.supported(self.base) or not all(map(len, rests)):
+            return _probability(self.infer(pairs, room, self))
         self.eval()
         with torch.inference_mode(), self.computation():
-            prefix = decoder.prefill(self.base, self.batch([head]).ids)
-        rests = [pair[len(head) :] for pair in pairs]
-        logits = self.infer(rests, batch_size * self.config.max_pair_tokens, lambda batch: self._answer(self.final_states(batch, prefix)))
-        return _probability(logits)
-
-    def score_pairs(self, pairs: Sequence[Ids], batch_size: int = 64, what: str = "") -> Vectors:
-        """[N] probability of yes for whole token sequences, without sharing anything."""
-        return _probability(self.infer(pairs, batch_size * self.config.max_pair_tokens, self, what))
+            prefixes = decoder.prefill(self.base, self.batch(heads))
+        logits_N2 = self.infer(rests, room, lambda batch: self._answer(self.final_states(batch, prefixes)), continues=np.array(owners))
+        return _probability(logits_N2)
 
     def _cached_tokens(self, documents: Sequence[str]) -> list[Ids]:
         # The same passages are candidates of many queries; tokenising them again would cost as much as scoring.

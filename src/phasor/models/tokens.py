@@ -4,7 +4,7 @@ Shapes: N sequences, L tokens of the longest of them.
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -57,6 +57,9 @@ class Ragged:
     def __getitem__(self, index: int) -> Ids:
         return self.values[self.offsets[index] : self.offsets[index + 1]]
 
+    def __iter__(self) -> Iterator[Ids]:
+        return (self[index] for index in range(len(self)))
+
     @property
     def lengths(self) -> Order:
         """[N] tokens per sequence."""
@@ -81,10 +84,12 @@ class TokenBatch:
     Attributes:
         ids: [N, L] int64.
         lengths: [N] int64, at least 1.
+        continues: [N] int64, number of the shared prefix that each sequence goes on from, where there are some.
     """
 
     ids: Tensor
     lengths: Tensor
+    continues: Tensor | None = None
 
     @property
     def mask(self) -> Tensor:

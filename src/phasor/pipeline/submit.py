@@ -26,7 +26,6 @@ _PATIENCE = 6
 """Polls in a row that may fail before following is given up; the run goes on."""
 DONE = ("SUCCEEDED", "FAILED", "CANCELED", "SKIPPED")
 _GOOD = ("SUCCEEDED", "SKIPPED")
-_MACHINERY = ("-driver", "root")
 _ACCOUNT = "pipeline-runner"
 """Of the pods, see manifests/base. A single-user KFP takes it by itself, a multi-user one would take `default-editor`."""
 Say = Callable[[str], None]
@@ -138,11 +137,12 @@ def follow(server: Server, run_id: str, say: Say) -> None:
         RunFailed: it did not succeed; the message names the tasks that failed.
         EndpointError: the server stopped answering; the run goes on without us.
     """
-    client, seen, failures = server.connect(), dict[str, str](), 0
+    client, seen, titles, failures = server.connect(), dict[str, str](), dict[str, str](), 0
     while True:
         try:
             with _asking(server.host), _quiet():
                 run = client.get_run(run_id)
+                titles = titles or _titles(client, run)
             failures = 0
         except EndpointError:
             failures += 1
@@ -150,17 +150,17 @@ def follow(server: Server, run_id: str, say: Say) -> None:
                 raise
             time.sleep(POLL_S)
             continue
-        tasks = [task for task in (run.run_details.task_details if run.run_details else None) or [] if _is_work(task)]
+        tasks = [task for task in (run.run_details.task_details if run.run_details else None) or [] if task.display_name in titles]
         for task in tasks:
             if task.state and seen.get(task.task_id) != task.state:
                 seen[task.task_id] = task.state
-                say(f"{task.display_name:<24} {task.state.lower()}{_took(task)}")
+                say(f"{titles[task.display_name]:<24} {task.state.lower()}{_took(task)}")
         if run.state in DONE:
             break
         time.sleep(POLL_S)
     say(f"run {run_id} {run.state.lower()}")
     if run.state != "SUCCEEDED":
-        failed = sorted({task.display_name for task in tasks if task.state not in _GOOD})
+        failed = sorted({titles[task.display_name] for task in tasks if task.state not in _GOOD})
         where = f" in {', '.join(failed)}" if failed else ""
         raise RunFailed(f"the run ended as {run.state}{where}. Its log is at {run_url(server, run_id)}")
 
@@ -197,9 +197,14 @@ def _named(name: str) -> str:
     return json.dumps({"predicates": [{"operation": "EQUALS", "key": "display_name", "string_value": name}]})
 
 
-def _is_work(task: Any) -> bool:
-    """KFP lists its drivers beside what they start."""
-    return bool(task.display_name) and not task.display_name.endswith(_MACHINERY)
+def _titles(client: Any, run: Any) -> dict[str, str]:
+    """Task of the compiled pipeline to what the UI calls it; KFP lists drivers, loops and single tries beside them."""
+    reference = run.pipeline_version_reference
+    compiled = client.get_pipeline_version(reference.pipeline_id, reference.pipeline_version_id).pipeline_spec
+    spec = compiled.get("pipeline_spec", compiled)  # inside another where there is a platform's part
+    tasks = [task for part in (spec["root"], *spec["components"].values()) for task in part.get("dag", {}).get("tasks", {}).items()]
+    work = {name: task for name, task in tasks if "executorLabel" in spec["components"][task["componentRef"]["name"]]}
+    return {name: task["taskInfo"]["name"] for name, task in work.items()}
 
 
 def _took(task: Any) -> str:

@@ -40,14 +40,8 @@ def _retrieve(embedder: Embedder, data: TaskData) -> Run:
 
 def _rerank(network: Network, data: TaskData) -> Run:
     assert isinstance(network, Reranker), "there are two kinds of network"
-    pairs, owners = [], []
     heads = network.head_tokens([e.query for e in data.examples], [e.instruction for e in data.examples])
-    for number, example in enumerate(data.examples):
-        candidates = list(dict.fromkeys((*example.positives, *example.negatives)))
-        tokens = network.document_tokens([render_passage(data.passages[i]) for i in candidates])
-        pairs += [network.pair(heads[number], tokens[i]) for i in range(len(tokens))]
-        owners += [(example.id, candidate) for candidate in candidates]
-    run: Run = {e.id: {} for e in data.examples}
-    for (query, passage), score in zip(owners, network.score_pairs(pairs, _BATCH).tolist(), strict=True):
-        run[query][passage] = score
-    return run
+    candidates = [list(dict.fromkeys((*e.positives, *e.negatives))) for e in data.examples]
+    tokens = [network.document_tokens([render_passage(data.passages[i]) for i in ids]) for ids in candidates]
+    scores = iter(network.score_lists(list(heads), [list(part) for part in tokens], _BATCH).tolist())
+    return {e.id: {candidate: next(scores) for candidate in ids} for e, ids in zip(data.examples, candidates, strict=True)}
