@@ -10,9 +10,12 @@ from components.image import IMAGE
 def evaluate(
     role: str, settings: str, tasks: Input[Dataset], warmup: Input[Model], specialists: Input[list[Model]], merged: Input[Model],
     enhanced: Input[Model], evaluation: Output[Artifact], table: Output[Markdown], page: Output[HTML], metrics: Output[Metrics],
-    first_stage: Input[Artifact] | None = None,
+    first_stage: Input[Artifact] = None,
 ) -> None:  # fmt: skip
-    """Score every model of the role on the test sets. The reranker reorders what the embedder found."""
+    """Score every model of the role on the test sets. The reranker reorders what the embedder found.
+
+    That may be left out; KFP's executor fails on an input that is declared as a union.
+    """
     from phasor.kfp_adapter import run_phase
 
     inputs = {"tasks": tasks, "warmup": warmup, "specialists": specialists, "merged": merged, "enhanced": enhanced}

@@ -105,8 +105,7 @@ class KfpServer:
                 return self._keep(self.pipelines, "pipeline_id", json.loads(body))
             case "POST", "/pipelines/upload_version":
                 self.uploads.append(body.decode())
-                content = body.decode().partition("\r\n\r\n")[2].rpartition("\r\n--")[0].rpartition("\r\n--")[0] or body.decode()
-                spec, platform = yaml.safe_load_all(content)
+                spec, platform = yaml.safe_load_all(body.decode().partition("\r\n\r\n")[2].rpartition("\r\n--")[0])
                 version = {"pipeline_id": query["pipelineid"], "display_name": query["name"]}
                 version["pipeline_spec"] = {"pipeline_spec": spec, "platform_spec": platform}
                 return self._keep(self.versions, "pipeline_version_id", version)

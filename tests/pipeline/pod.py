@@ -68,5 +68,5 @@ def metadata(out: Path, name: str) -> dict[str, Any]:
 
 
 def _artifact(name: str, path: Path, schema: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    kind = dict(schema or {"schemaTitle": "system.Artifact", "schemaVersion": "0.0.1"})
+    kind = dict(schema or {"instanceSchema": ""})  # all that a 2.17 server says of an input's type
     return {"name": name, "uri": str(path), "type": kind, "metadata": {}}

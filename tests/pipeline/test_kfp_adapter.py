@@ -147,11 +147,19 @@ def test_an_input_that_came_damaged_is_refused(make_project: MakeProject, tmp_pa
     assert not (tmp_path / "out" / "mined").exists()
 
 
-def test_a_role_that_is_not_trained_passes_notes_on(tmp_path: Path) -> None:
-    inputs = {"tasks": tmp_path, "merged": tmp_path}
-    code, text = run("enhance", {"role": "rerank", "settings": ""}, inputs, tmp_path / "out")
+@pytest.mark.parametrize(
+    ("name", "inputs", "output"),
+    [
+        ("enhance", ("tasks", "merged"), "model"), ("warmup", ("tasks",), "model"), ("warmup", ("tasks", "embedder"), "model"),
+        ("evaluate", ("tasks", "warmup", "merged", "enhanced", "first_stage"), "evaluation"),
+    ],
+)  # fmt: skip
+def test_a_role_that_is_not_trained_passes_notes_on(name: str, inputs: tuple[str, ...], output: str, tmp_path: Path) -> None:
+    given: dict[str, Path | list[Path]] = dict.fromkeys(inputs, tmp_path)
+    given |= {"specialists": [tmp_path]} if name == "evaluate" else {}
+    code, text = run(name, {"role": "rerank", "settings": ""}, given, tmp_path / "out")
     assert code == 0, text
-    assert (tmp_path / "out" / "model").read_text() == "The recipe trains no rerank model.\n"
+    assert (tmp_path / "out" / output).read_text() == "The recipe trains no rerank model.\n"
 
 
 @pytest.mark.slow

@@ -17,7 +17,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from phasor.config.model import ModelConfig
 from phasor.models import decoder
-from phasor.models.tokens import Ids, Order, Ragged, TokenBatch, pad, plan_batches
+from phasor.models.tokens import Continued, Ids, Order, Ragged, TokenBatch, pad, plan_batches
 from phasor.progress import progress
 
 Precision = Literal["auto", "float32", "bfloat16"]
@@ -26,6 +26,8 @@ Vectors = npt.NDArray[np.float32]
 # More tokens at once fall out of the processor's caches. A reranker of three layers with hidden size 144 and one thread: 870
 # pairs/s at 4,096, 1,110 at 2,048, 1,050 at 1,024; an embedder: 35,000 tokens/s at 4,096, 12,000 at 32,768.
 _CPU_TOKENS = 2048
+# Tokens of a shared prefix that take the room of one token of a sequence: of them a batch holds keys and values only.
+_SHARED_PER_TOKEN = 4
 
 
 class Network(nn.Module):
@@ -92,7 +94,7 @@ class Network(nn.Module):
 
     def infer(
         self, sequences: Sequence[Ids], max_tokens: int, apply: Callable[[TokenBatch], Tensor], what: str = "",
-        continues: Order | None = None,
+        continued: Continued | None = None,
     ) -> Vectors:
         """Apply a function to all sequences in batches of similar length and return the rows in their order.
 
@@ -101,17 +103,19 @@ class Network(nn.Module):
             max_tokens: tokens, padding included, per batch.
             apply: [N, L] tokens to [N, ...] float rows.
             what: name of a progress bar; no bar if empty.
-            continues: [N] which prefix each sequence goes on from, if `apply` shares some.
+            continued: what comes before the sequences, if `apply` shares prefixes.
         """
         self.eval()
         lengths = np.fromiter((len(s) for s in sequences), np.int64, len(sequences))
+        if continued is not None:
+            lengths = lengths + continued.lengths // _SHARED_PER_TOKEN
         groups = plan_batches(lengths, min(max_tokens, _CPU_TOKENS) if self.device.type == "cpu" else max_tokens)
 
         def rows_of(group: Order) -> tuple[int, Vectors]:
             with torch.inference_mode():  # of a thread, not of the process
                 batch = self.batch([sequences[i] for i in group])
-                if continues is not None:
-                    batch = replace(batch, continues=torch.from_numpy(continues[group]).to(self.device))
+                if continued is not None:
+                    batch = replace(batch, continues=torch.from_numpy(continued.prefix[group]).to(self.device))
                 return batch.ids.numel(), apply(batch).float().cpu().numpy()
 
         result: Vectors | None = None

@@ -16,7 +16,7 @@ from phasor.data.templates import render_pair
 from phasor.errors import ModelError
 from phasor.models import decoder
 from phasor.models.network import Network, Vectors
-from phasor.models.tokens import Ids, Ragged, TokenBatch, single_token, tokenize
+from phasor.models.tokens import Continued, Ids, Ragged, TokenBatch, single_token, tokenize
 
 _MAX_CACHED = 100_000
 
@@ -85,8 +85,8 @@ class Reranker(Network):
         self.eval()
         with torch.inference_mode(), self.computation():
             prefixes = decoder.prefill(self.base, self.batch(heads))
-        logits_N2 = self.infer(rests, room, lambda batch: self._answer(self.final_states(batch, prefixes)), continues=np.array(owners))
-        return _probability(logits_N2)
+        continued = Continued(np.array(owners), np.array([len(heads[owner]) for owner in owners]))
+        return _probability(self.infer(rests, room, lambda batch: self._answer(self.final_states(batch, prefixes)), continued=continued))
 
     def _cached_tokens(self, documents: Sequence[str]) -> list[Ids]:
         # The same passages are candidates of many queries; tokenising them again would cost as much as scoring.

@@ -102,6 +102,19 @@ class TokenBatch:
         return torch.arange(len(self.lengths), device=self.ids.device), self.lengths - 1
 
 
+@dataclass(frozen=True)
+class Continued:
+    """Sequences that go on from shared prefixes.
+
+    Attributes:
+        prefix: [N] number of the prefix before each sequence.
+        lengths: [N] tokens of it.
+    """
+
+    prefix: Order
+    lengths: Order
+
+
 def tokenize(
     tokenizer: PreTrainedTokenizerFast, texts: Sequence[str], max_tokens: int | None = None, affixes: Affixes | None = None
 ) -> Ragged:
