@@ -73,7 +73,7 @@ def test_following_says_one_line_per_change_of_a_task_as_the_ui_names_it(server:
 
 @pytest.mark.parametrize("state", ["FAILED", "CANCELED"])
 def test_a_run_that_does_not_succeed_is_an_error_that_names_its_tasks(state: str, server: KfpServer) -> None:
-    server.script = [(state, {"fetch": "SUCCEEDED", "train": "FAILED"})]
+    server.script = [(state, {"fetch": "SUCCEEDED", "train": "FAILED", "train-2": "RUNNING", "merge": ""})]  # those after it never start
     run_id = submit(Server(server.url), IR, {}, "phasor", "demo")
     with pytest.raises(RunFailed, match=f"the run ended as {state} in train embed. Its log is at {server.url}/#/runs/details/{run_id}"):
         follow(Server(server.url), run_id, lambda line: None)

@@ -25,7 +25,7 @@ _PATIENCE_S = 30.0
 _PATIENCE = 6
 """Polls in a row that may fail before following is given up; the run goes on."""
 DONE = ("SUCCEEDED", "FAILED", "CANCELED", "SKIPPED")
-_GOOD = ("SUCCEEDED", "SKIPPED")
+_BAD = ("FAILED", "CANCELED")
 _ACCOUNT = "pipeline-runner"
 """Of the pods, see manifests/base. A single-user KFP takes it by itself, a multi-user one would take `default-editor`."""
 Say = Callable[[str], None]
@@ -160,7 +160,7 @@ def follow(server: Server, run_id: str, say: Say) -> None:
         time.sleep(POLL_S)
     say(f"run {run_id} {run.state.lower()}")
     if run.state != "SUCCEEDED":
-        failed = sorted({titles[task.display_name] for task in tasks if task.state not in _GOOD})
+        failed = sorted({titles[task.display_name] for task in tasks if task.state in _BAD})
         where = f" in {', '.join(failed)}" if failed else ""
         raise RunFailed(f"the run ended as {run.state}{where}. Its log is at {run_url(server, run_id)}")
 
