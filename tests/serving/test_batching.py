@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from phasor.models.tokens import Ids, Ragged
+from phasor.models.tokens import Ids, Ragged, Shared
 from phasor.serving.batching import Ran, Scheduler
 from phasor.serving.engine import EngineError, OverloadedError
 
@@ -28,7 +28,7 @@ class Network:
         self.entered = threading.Event()
         self.free.set()
 
-    def __call__(self, sequences: Sequence[Ids]) -> np.ndarray:
+    def __call__(self, sequences: Sequence[Ids], shared: Shared) -> np.ndarray:
         self.entered.set()
         self.free.wait(10)
         self.batches.append([int(sequence[0]) for sequence in sequences])
@@ -138,7 +138,7 @@ def test_a_full_queue_turns_away_and_says_when_to_come_back() -> None:
 
 @pytest.mark.parametrize("kind", ["raises", "nan"])
 def test_a_failing_model_fails_its_batch_and_not_the_thread(kind: str) -> None:
-    def network(sequences: Sequence[Ids]) -> np.ndarray:
+    def network(sequences: Sequence[Ids], shared: Shared) -> np.ndarray:
         if sequences[0][0] == 13:
             if kind == "raises":
                 raise RuntimeError("out of memory")
@@ -153,3 +153,26 @@ def test_a_failing_model_fails_its_batch_and_not_the_thread(kind: str) -> None:
     assert not made.alive()
     with pytest.raises(EngineError, match="closed"):
         asyncio.run(made.submit("embed", job(3), "query"))
+
+
+def test_the_network_is_told_what_the_sequences_of_a_request_share() -> None:
+    seen: list[Shared] = []
+
+    def network(sequences: Sequence[Ids], shared: Shared) -> np.ndarray:
+        seen.append(shared)
+        return np.zeros((len(sequences), 1), np.float32)
+
+    async def run(made: Scheduler) -> None:
+        first = asyncio.create_task(made.submit("rerank", job(50), "query"))
+        await asyncio.sleep(0.05)
+        await asyncio.gather(first, made.submit("rerank", job(40, 40), "query", 36), made.submit("rerank", job(13), "query", 4))
+
+    made = Scheduler({"rerank": network}, 50, 1000)
+    try:
+        asyncio.run(run(made))
+    finally:
+        made.close()
+    assert seen[0].lengths.tolist() == [0]
+    assert sorted(length for part in seen[1:] for length in part.lengths.tolist()) == [4, 36, 36]
+    both = next(part for part in seen if (part.lengths == 36).sum() == 2)  # 40 tokens of which 36 are shared take the room of 13
+    assert len(set(both.group[both.lengths == 36].tolist())) == 1

@@ -17,7 +17,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from phasor.config.model import ModelConfig
 from phasor.models import decoder
-from phasor.models.tokens import Continued, Ids, Order, Ragged, TokenBatch, pad, plan_batches
+from phasor.models.tokens import Ids, Order, Ragged, Shared, TokenBatch, pad, plan_batches
 from phasor.progress import progress
 
 Precision = Literal["auto", "float32", "bfloat16"]
@@ -27,7 +27,7 @@ Vectors = npt.NDArray[np.float32]
 # pairs/s at 4,096, 1,110 at 2,048, 1,050 at 1,024; an embedder: 35,000 tokens/s at 4,096, 12,000 at 32,768.
 _CPU_TOKENS = 2048
 # Tokens of a shared prefix that take the room of one token of a sequence: of them a batch holds keys and values only.
-_SHARED_PER_TOKEN = 4
+SHARED_PER_TOKEN = 4
 
 
 class Network(nn.Module):
@@ -92,9 +92,25 @@ class Network(nn.Module):
         """Pad sequences onto the network's device."""
         return pad(sequences, self.pad_id, self.device)
 
+    def infer_shared(self, sequences: Sequence[Ids], shared: Shared, max_tokens: int) -> Vectors:
+        """[N, ...] what `forward` gives for sequences of which groups begin alike.
+
+        What a group has in common is computed once and enters through its keys and values; the result equals that of
+        whole sequences up to rounding.
+        """
+        rests = [sequence[length:] for sequence, length in zip(sequences, shared.lengths, strict=True)]
+        if not decoder.supported(self.base) or not shared.lengths.any() or not all(map(len, rests)):
+            return self.infer(sequences, max_tokens, self)
+        self.eval()
+        _, first, group = np.unique(shared.group, return_index=True, return_inverse=True)
+        with torch.inference_mode(), self.computation():
+            prefixes = decoder.prefill(self.base, self.batch([sequences[i][: shared.lengths[i]] for i in first]))
+        # Through `forward`: what shards the weights brings them together there.
+        return self.infer(rests, max_tokens, lambda batch: self(batch, prefixes), continued=Shared(group, shared.lengths))
+
     def infer(
         self, sequences: Sequence[Ids], max_tokens: int, apply: Callable[[TokenBatch], Tensor], what: str = "",
-        continued: Continued | None = None,
+        continued: Shared | None = None,
     ) -> Vectors:
         """Apply a function to all sequences in batches of similar length and return the rows in their order.
 
@@ -103,19 +119,19 @@ class Network(nn.Module):
             max_tokens: tokens, padding included, per batch.
             apply: [N, L] tokens to [N, ...] float rows.
             what: name of a progress bar; no bar if empty.
-            continued: what comes before the sequences, if `apply` shares prefixes.
+            continued: prefix and its length before each sequence, if `apply` shares some.
         """
         self.eval()
         lengths = np.fromiter((len(s) for s in sequences), np.int64, len(sequences))
         if continued is not None:
-            lengths = lengths + continued.lengths // _SHARED_PER_TOKEN
+            lengths = lengths + continued.lengths // SHARED_PER_TOKEN
         groups = plan_batches(lengths, min(max_tokens, _CPU_TOKENS) if self.device.type == "cpu" else max_tokens)
 
         def rows_of(group: Order) -> tuple[int, Vectors]:
             with torch.inference_mode():  # of a thread, not of the process
                 batch = self.batch([sequences[i] for i in group])
                 if continued is not None:
-                    batch = replace(batch, continues=torch.from_numpy(continued.prefix[group]).to(self.device))
+                    batch = replace(batch, continues=torch.from_numpy(continued.group[group]).to(self.device))
                 return batch.ids.numel(), apply(batch).float().cpu().numpy()
 
         result: Vectors | None = None

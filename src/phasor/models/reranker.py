@@ -16,7 +16,7 @@ from phasor.data.templates import render_pair
 from phasor.errors import ModelError
 from phasor.models import decoder
 from phasor.models.network import Network, Vectors
-from phasor.models.tokens import Continued, Ids, Ragged, TokenBatch, single_token, tokenize
+from phasor.models.tokens import Ids, Ragged, Shared, TokenBatch, single_token, tokenize
 
 _MAX_CACHED = 100_000
 
@@ -35,15 +35,12 @@ class Reranker(Network):
         self.tail = tokenize(tokenizer, [render_pair(config.template, "", "", "")[2]])[0]
         self._documents: dict[str, Ids] = {}
 
-    def forward(self, batch: TokenBatch) -> Tensor:
+    def forward(self, batch: TokenBatch, prefixes: decoder.Prefixes | None = None) -> Tensor:
         """[N, 2] float32 logits of (no, yes) after the last token of each sequence."""
-        return self._answer(self.final_states(batch))
-
-    def _answer(self, last_ND: Tensor) -> Tensor:
         # Two rows of the head instead of all: full logits would be L x vocabulary for nothing.
         head: Any = self.model.get_output_embeddings()
         rows_2D: Tensor = head.weight[torch.tensor(self.answers, device=head.weight.device)]
-        return last_ND.float() @ rows_2D.float().T
+        return self.final_states(batch, prefixes).float() @ rows_2D.float().T
 
     def head_tokens(self, queries: Sequence[str], instructions: Sequence[str]) -> Ragged:
         """Tokens of everything before the document, one sequence per query; cut only where they alone fill the pair."""
@@ -66,27 +63,19 @@ class Reranker(Network):
     def score_lists(self, heads: Sequence[Ids], lists: Sequence[Sequence[Ids]], batch_size: int = 64) -> Vectors:
         """[N] probability of yes for the documents of every list, list by list.
 
-        What comes before the document is computed once per list and shared through its keys and values; the result
-        equals that of whole pairs up to rounding.
-
         Args:
             heads: tokens of everything before the document, one sequence per list.
             lists: tokens of the documents.
             batch_size: pairs of full length at once; shorter ones share the room.
         """
-        owners = [number for number, documents in enumerate(lists) for _ in documents]
         pairs = [self.pair(heads[number], document) for number, documents in enumerate(lists) for document in documents]
-        room = batch_size * self.config.max_pair_tokens
         if not pairs:
             return np.empty(0, np.float32)
-        rests = [pair[len(heads[owner]) :] for owner, pair in zip(owners, pairs, strict=True)]
-        if not decoder.supported(self.base) or not all(map(len, rests)):
-            return _probability(self.infer(pairs, room, self))
-        self.eval()
-        with torch.inference_mode(), self.computation():
-            prefixes = decoder.prefill(self.base, self.batch(heads))
-        continued = Continued(np.array(owners), np.array([len(heads[owner]) for owner in owners]))
-        return _probability(self.infer(rests, room, lambda batch: self._answer(self.final_states(batch, prefixes)), continued=continued))
+        owners = np.repeat(np.arange(len(lists)), [len(documents) for documents in lists])
+        shared = Shared(owners, np.array([len(head) for head in heads])[owners])
+        logits_N2 = self.infer_shared(pairs, shared, batch_size * self.config.max_pair_tokens).astype(np.float64)
+        # Softmax over (no, yes), second entry; written as a sigmoid of the difference.
+        return (1.0 / (1.0 + np.exp(logits_N2[:, 0] - logits_N2[:, 1]))).astype(np.float32)
 
     def _cached_tokens(self, documents: Sequence[str]) -> list[Ids]:
         # The same passages are candidates of many queries; tokenising them again would cost as much as scoring.
@@ -96,8 +85,3 @@ class Reranker(Network):
         tokens = self.document_tokens(missing)
         self._documents.update((document, tokens[i]) for i, document in enumerate(missing))
         return [self._documents[d] for d in documents]
-
-
-def _probability(logits_N2: Vectors) -> Vectors:
-    """Softmax over (no, yes), second entry; written as a sigmoid of the difference."""
-    return (1.0 / (1.0 + np.exp(logits_N2[:, 0].astype(np.float64) - logits_N2[:, 1]))).astype(np.float32)

@@ -103,15 +103,15 @@ class TokenBatch:
 
 
 @dataclass(frozen=True)
-class Continued:
-    """Sequences that go on from shared prefixes.
+class Shared:
+    """Which of many sequences begin alike.
 
     Attributes:
-        prefix: [N] number of the prefix before each sequence.
-        lengths: [N] tokens of it.
+        group: [N] number of the group that each sequence belongs to.
+        lengths: [N] tokens with which all sequences of its group begin.
     """
 
-    prefix: Order
+    group: Order
     lengths: Order
 
 

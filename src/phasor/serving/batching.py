@@ -17,8 +17,8 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from phasor.config.base import Role
-from phasor.models.network import Vectors
-from phasor.models.tokens import Ids, Ragged
+from phasor.models.network import SHARED_PER_TOKEN, Vectors
+from phasor.models.tokens import Ids, Ragged, Shared
 from phasor.serving.engine import EngineError, Lane, OverloadedError
 
 LANES: tuple[Lane, ...] = ("query", "bulk")
@@ -26,7 +26,7 @@ _WINDOW = 2  # batches' worth of tokens among which sequences of similar length 
 _QUERY_TURNS = 8  # batches of queries in a row, after which one of the bulk lane gets its turn
 _SECONDS_PER_TOKEN = 1e-4  # of a slow machine; a request's due time grows with its size by this
 
-Apply = Callable[[Sequence[Ids]], Vectors]
+Apply = Callable[[Sequence[Ids], Shared], Vectors]
 
 
 @dataclass
@@ -35,8 +35,8 @@ class Ran:
 
     Attributes:
         waited_s: of the sequence that waited longest.
-        tokens: without padding.
-        padded: tokens with padding.
+        tokens: without padding; of what a request's sequences share, the room it takes.
+        padded: the same with padding.
     """
 
     role: Role
@@ -52,6 +52,7 @@ class Ran:
 class _Job:
     role: Role
     sequences: Ragged
+    shared: int
     arrived: float
     loop: asyncio.AbstractEventLoop
     done: "asyncio.Future[Vectors]"
@@ -59,6 +60,10 @@ class _Job:
     """Sequences that are not under way yet, the longest first."""
     unfinished: int
     rows: Vectors | None = None
+
+    def room(self, index: int) -> int:
+        """Tokens that a sequence counts for in a batch, where what it shares with others is there once."""
+        return int(self.sequences.offsets[index + 1] - self.sequences.offsets[index]) - self.shared + self.shared // SHARED_PER_TOKEN
 
     @property
     def due(self) -> float:
@@ -124,8 +129,14 @@ class Scheduler:
         """Whether the thread still runs."""
         return self._thread.is_alive()
 
-    async def submit(self, role: Role, sequences: Ragged, lane: Lane) -> Vectors:
+    async def submit(self, role: Role, sequences: Ragged, lane: Lane, shared: int = 0) -> Vectors:
         """[N, ...] rows of sequences. A caller that stops waiting takes back what is not under way.
+
+        Args:
+            role: which network computes them.
+            sequences: tokens.
+            lane: whether somebody waits.
+            shared: tokens with which all of them begin.
 
         Raises:
             OverloadedError: the lanes are full.
@@ -133,7 +144,7 @@ class Scheduler:
         """
         loop = asyncio.get_running_loop()
         order = np.argsort(-sequences.lengths, kind="stable").tolist()
-        job = _Job(role, sequences, time.monotonic(), loop, loop.create_future(), order, len(order))
+        job = _Job(role, sequences, shared, time.monotonic(), loop, loop.create_future(), order, len(order))
         with self._changed:
             if self._closed:
                 raise EngineError("the engine was closed")
@@ -186,9 +197,9 @@ class Scheduler:
         jobs = self._lanes[lane]
         role = jobs[0].role
         window: list[tuple[int, _Job, int]] = []
-        tokens, target = 0, len(jobs[0].sequences[jobs[0].pending[0]])
+        tokens, target = 0, jobs[0].room(jobs[0].pending[0])
         for job, index in ((other, index) for other in jobs if other.role == role for index in other.pending):
-            length = len(job.sequences[index])
+            length = job.room(index)
             window.append((length, job, index))
             tokens += length
             if tokens > _WINDOW * self._batch_tokens:
@@ -211,18 +222,20 @@ class Scheduler:
     def _run(self, batch: _Batch) -> None:
         started = time.monotonic()
         sequences = [job.sequences[index] for job, indices in batch.parts for index in indices]
+        sizes = [len(indices) for _, indices in batch.parts]
+        shared = Shared(np.repeat(np.arange(len(sizes)), sizes), np.repeat([job.shared for job, _ in batch.parts], sizes))
         try:
-            rows = self._networks[batch.role](sequences)
+            rows = self._networks[batch.role](sequences, shared)
         except RuntimeError as error:  # torch tells everything this way, lack of memory included
             self._fail(batch, f"the {batch.role} model failed on {len(sequences)} sequences: {error}")
             return
         if not np.isfinite(rows).all():
             self._fail(batch, f"the {batch.role} model gave something that is no number")
             return
-        longest, tokens = max(map(len, sequences)), sum(map(len, sequences))
+        rooms = [job.room(index) for job, indices in batch.parts for index in indices]
         waited = started - min(job.arrived for job, _ in batch.parts)
         self._observe(
-            Ran(batch.role, batch.lane, len(sequences), tokens, longest * len(sequences), waited, time.monotonic() - started)
+            Ran(batch.role, batch.lane, len(rooms), sum(rooms), max(rooms) * len(rooms), waited, time.monotonic() - started)
         )
         start = 0
         for job, indices in batch.parts:

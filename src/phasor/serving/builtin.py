@@ -15,6 +15,7 @@ from phasor.config.model import ModelConfig
 from phasor.config.serving import BuiltinEngineConfig, LimitsConfig, Precision
 from phasor.data.templates import render_pair
 from phasor.errors import ModelError, first_line
+from phasor.models.decoder import Prefixes
 from phasor.models.embedder import Embedder
 from phasor.models.loading import load_model
 from phasor.models.network import Network, Vectors
@@ -42,10 +43,10 @@ class ServedReranker(Reranker):
         Network.__init__(self, model, tokenizer, config)
         self.tail = tokenize(tokenizer, [render_pair(config.template, "", "", "")[2]])[0]
 
-    def forward(self, batch: TokenBatch) -> torch.Tensor:
+    def forward(self, batch: TokenBatch, prefixes: Prefixes | None = None) -> torch.Tensor:
         """[N] probability of yes."""
         model: Any = self.model
-        logits: torch.Tensor = self.final_states(batch).float() @ model.score.weight[0].float()
+        logits: torch.Tensor = self.final_states(batch, prefixes).float() @ model.score.weight[0].float()
         return torch.sigmoid(logits)
 
 
@@ -80,7 +81,7 @@ class BuiltinEngine:
 
     async def score(self, pairs: Pairs, lane: Lane) -> Vectors:
         """As the protocol says."""
-        return await self.scheduler.submit("rerank", pairs.tokens, lane)
+        return await self.scheduler.submit("rerank", pairs.tokens, lane, pairs.shared)
 
     def waiting_tokens(self, lane: Lane) -> int:
         """As the protocol says."""
@@ -173,4 +174,4 @@ def _set_precision(network: Network, precision: Precision) -> None:
 
 
 def _apply(network: Network, batch_tokens: int) -> Apply:
-    return lambda sequences: network.infer(sequences, batch_tokens, network)
+    return lambda sequences, shared: network.infer_shared(sequences, shared, batch_tokens)

@@ -46,6 +46,7 @@ class Pairs:
     Attributes:
         instruction, query, documents: as given, not cut.
         tokens: [N] whole inputs, cut inside the document.
+        shared: tokens before the document, with which all of them begin.
         room: tokens that a document may have beside this query.
     """
 
@@ -53,6 +54,7 @@ class Pairs:
     query: str
     documents: Sequence[str]
     tokens: Ragged
+    shared: int
     room: int
 
 

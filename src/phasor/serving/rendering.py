@@ -43,7 +43,7 @@ class Renderer:
         room = min(most - len(head), max_document_tokens or most)
         rest = tokenize(self._rerank, documents, max(room, 1))
         sequences = [np.concatenate([head, rest[i][:room], self._tail]) for i in range(len(rest))]
-        return Pairs(instruction, query, documents, Ragged.of(sequences), room)
+        return Pairs(instruction, query, documents, Ragged.of(sequences), len(head), room)
 
     def cut_texts(self, texts: Texts) -> list[str]:
         """The texts, where the model would not read them to the end without the rest: for engines that take text."""
