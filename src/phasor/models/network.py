@@ -99,13 +99,14 @@ class Network(nn.Module):
         whole sequences up to rounding.
         """
         rests = [sequence[length:] for sequence, length in zip(sequences, shared.lengths, strict=True)]
-        if not decoder.supported(self.base) or not shared.lengths.any() or not all(map(len, rests)):
+        # DeepSpeed brings sharded weights, which have this mark, together for whole calls of `forward` only.
+        sharded = any(hasattr(weight, "ds_id") for weight in self.parameters())
+        if sharded or not decoder.supported(self.base) or not shared.lengths.any() or not all(map(len, rests)):
             return self.infer(sequences, max_tokens, self)
         self.eval()
         _, first, group = np.unique(shared.group, return_index=True, return_inverse=True)
         with torch.inference_mode(), self.computation():
             prefixes = decoder.prefill(self.base, self.batch([sequences[i][: shared.lengths[i]] for i in first]))
-        # Through `forward`: what shards the weights brings them together there.
         return self.infer(rests, max_tokens, lambda batch: self(batch, prefixes), continued=Shared(group, shared.lengths))
 
     def infer(
