@@ -133,6 +133,8 @@ def run_url(server: Server, run_id: str) -> str:
 def follow(server: Server, run_id: str, say: Say) -> None:
     """Say one line for every task that starts or ends, until the run ends.
 
+    KFP 2.17 tells of none that starts after Argo has compressed the workflow, which it does above 1 MB: only of the run's end.
+
     Raises:
         RunFailed: it did not succeed; the message names the tasks that failed.
         EndpointError: the server stopped answering; the run goes on without us.
