@@ -59,16 +59,18 @@ def final_states(base: Any, batch: TokenBatch, prefixes: Prefixes | None = None)
     state, layers, (rows, last) = base.embed_tokens(batch.ids), list(base.layers), batch.last
     rope, seen = _places(base, state, batch, prefixes)
     for number, layer in enumerate(layers):
-        keys, values = _keys_values(layer, state, rope)
+        normed = layer.input_layernorm(state)
+        keys, values = _keys_values(layer.self_attn, normed, rope)
         if prefixes is not None:
             before = (part[batch.continues] for part in prefixes.layers[number])
             keys, values = (torch.cat(parts, dim=2) for parts in zip(before, (keys, values), strict=True))
         if number < len(layers) - 1:
-            state = _layer(layer, state, rope, keys, values, seen)
+            state = _layer(layer, state, normed, rope, keys, values, seen)
         else:
             at_last = rope.expand(len(rows), -1, -1, -1)[rows, :, last][:, :, None]
             until = _until(batch.ids.shape[1], last) if seen is None else seen[rows, :, last]
-            state = _layer(layer, state[rows, last][:, None], at_last, keys, values, until[:, :, None])
+            state, normed = state[rows, last][:, None], normed[rows, last][:, None]
+            state = _layer(layer, state, normed, at_last, keys, values, until[:, :, None])
     return base.norm(state)[:, 0]  # type: ignore[no-any-return]
 
 
@@ -77,9 +79,10 @@ def prefill(base: Any, batch: TokenBatch) -> Prefixes:
     state, layers = base.embed_tokens(batch.ids), []
     rope, _ = _places(base, state, batch, None)
     for layer in base.layers:
-        layers.append(_keys_values(layer, state, rope))
+        normed = layer.input_layernorm(state)
+        layers.append(_keys_values(layer.self_attn, normed, rope))
         if len(layers) < len(base.layers):
-            state = _layer(layer, state, rope, *layers[-1], None)
+            state = _layer(layer, state, normed, rope, *layers[-1], None)
     return Prefixes(layers, batch.lengths)
 
 
@@ -106,17 +109,15 @@ def _until(length: int, last: Tensor) -> Tensor:
     return (torch.arange(length, device=last.device) <= last[:, None])[:, None]
 
 
-def _keys_values(layer: Any, state: Tensor, rope: Tensor) -> tuple[Tensor, Tensor]:
-    attention = layer.self_attn
-    normed = layer.input_layernorm(state)
+def _keys_values(attention: Any, normed: Tensor, rope: Tensor) -> tuple[Tensor, Tensor]:
     keys = _heads(attention.k_proj(normed), attention.head_dim, getattr(attention, "k_norm", None))
     return _rotate(keys, rope), _heads(attention.v_proj(normed), attention.head_dim)
 
 
-def _layer(layer: Any, state: Tensor, rope: Tensor, keys: Tensor, values: Tensor, seen: Tensor | None) -> Tensor:
+def _layer(layer: Any, state: Tensor, normed: Tensor, rope: Tensor, keys: Tensor, values: Tensor, seen: Tensor | None) -> Tensor:
     """One decoder layer for the positions in `state`; `seen` is what they may attend to, None for plain causal."""
     attention = layer.self_attn
-    queries = _heads(attention.q_proj(layer.input_layernorm(state)), attention.head_dim, getattr(attention, "q_norm", None))
+    queries = _heads(attention.q_proj(normed), attention.head_dim, getattr(attention, "q_norm", None))
     mixed = F.scaled_dot_product_attention(
         _rotate(queries, rope), keys, values, attn_mask=seen, is_causal=seen is None, scale=attention.scaling,
         enable_gqa=keys.shape[1] != queries.shape[1],
