@@ -6,6 +6,7 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import yaml
@@ -14,9 +15,11 @@ Object = dict[str, Any]
 _FORWARDING = re.compile(r"Forwarding from 127\.0\.0\.1:(\d+)")
 
 
-def run(*command: str, text: str | None = None, check: bool = True, timeout: float = 600) -> subprocess.CompletedProcess[str]:
+def run(
+    *command: str, text: str | None = None, check: bool = True, timeout: float = 600, folder: Path | None = None
+) -> subprocess.CompletedProcess[str]:  # fmt: skip
     """Run a command; with `check`, its failure fails the test and shows what it said."""
-    result = subprocess.run(command, input=text, capture_output=True, text=True, check=False, timeout=timeout)
+    result = subprocess.run(command, input=text, capture_output=True, text=True, check=False, timeout=timeout, cwd=folder)
     assert not check or result.returncode == 0, f"{' '.join(command)}\n{result.stdout[-2000:]}{result.stderr[-4000:]}"
     return result
 

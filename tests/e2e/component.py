@@ -9,12 +9,30 @@ import yaml
 from tests.minio_server import BUCKET, Server
 from tests.pipeline import pod as local
 
+from phasor.artifacts import digest_artifact, read_manifest
+
 from .cluster import Namespace, Object, until
 from .conftest import ROOT
 
 _TRANSFER = (ROOT / "tests" / "e2e" / "transfer.py").read_text()
 _PLACE = "e2e"
 Uris = Mapping[str, str | list[str]]
+_CARD = "README.md"
+SLOWER = (
+    "  embed: &embed {adapter: null, ",
+    "  embed: &embed {adapter: null, epochs: 30, buckets: [{max_tokens: 32, batch_size: 4, mini_batch_size: 8}], ",
+)
+"""A change of the small project's recipe by which its training takes long enough to be killed on the way."""
+
+
+def assert_same(mine: Path, local: Path, output: str) -> None:
+    """An output of a pod is the one that DVC made here, and says that it is made from the same."""
+    assert read_manifest(mine).inputs == read_manifest(local).inputs
+    if output == "bundle":  # its card names the Python that wrote it, which is the image's
+        files = [read_manifest(folder).files | {_CARD: ""} for folder in (mine, local)]
+        assert files[0] == files[1] and _CARD in read_manifest(local).files
+    elif output != "report":  # it tells seconds
+        assert digest_artifact(mine) == digest_artifact(local), mine
 
 
 class Component:
