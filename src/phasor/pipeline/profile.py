@@ -72,7 +72,7 @@ class Profile(Config):
     secret_environment: dict[str, str] = Field({}, description="Variable to SECRET/KEY, for example the key of a generation endpoint.")
     uid: int = Field(1000, ge=1, description="Pods run as this user and group 0.")
     queue: str = Field("", description="Kueue local queue; empty: pods are not queued.")
-    num_retries: int = Field(3, ge=0, description="After the first try; training goes on from its last checkpoint.")
+    num_retries: int = Field(3, ge=0, description="After a pod that was lost; KFP 2.17 retries none that failed by itself.")
     backoff: str = Field("30s", pattern=r"^\d+s$", description="Before the first retry; doubles.")
     parallelism: int = Field(4, ge=1, description="Branches of a loop at once.")
     checkpoint_steps: int = Field(50, ge=0, description="Steps between checkpoints where the recipe says nothing.")
