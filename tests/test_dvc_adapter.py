@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from phasor.dvc_adapter import render, reproduce, run_dvc, stages, write_dvc_yaml
+from phasor.dvc_adapter import dependants, predecessors, render, reproduce, run_dvc, stages, write_dvc_yaml
 from phasor.errors import PhasorError
 from phasor.phases import PHASES
 from phasor.recipe import load_recipe
@@ -138,6 +138,13 @@ def test_only_params_yaml_can_be_rendered(make_project: MakeProject) -> None:
     recipe, path = make_project()
     with pytest.raises(PhasorError, match="DVC reads its parameters from params.yaml; copy"):
         write_dvc_yaml(recipe, path.with_name("other.yaml"))
+
+
+def test_the_longer_branch_goes_first(make_project: MakeProject) -> None:
+    waiting = dependants(predecessors(stages(make_project()[0])))
+    order = ["mine-code", "warmup-embed", "warmup-rerank", "train-embed-code", "train-rerank-code", "merge-rerank", "package"]
+    assert sorted(order, key=lambda name: -waiting[name]) == order
+    assert waiting["package"] == 0 and waiting["collect-code"] == waiting["collect-basic"] > waiting["mine-code"]
 
 
 def changed(root: Path) -> set[str]:

@@ -8,7 +8,7 @@ import multiprocessing
 import signal
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from graphlib import TopologicalSorter
@@ -82,23 +82,26 @@ def reproduce(recipe: Recipe, root: Path, workers: int, keep_warmup: bool = Fals
         PhasorError: a stage failed. Stages under way are finished first, and DVC keeps everything that is done.
     """
     known = stages(recipe)
-    producer = {out: name for name, stage in known.items() for out in stage["outs"]}
-    sorter = TopologicalSorter({name: {producer[dep] for dep in stage.get("deps", []) if dep in producer} for name, stage in known.items()})
+    before = predecessors(known)
+    waiting = dependants(before)
+    sorter = TopologicalSorter(before)
     sorter.prepare()
+    ready: list[str] = []
     running: dict[Future[int], str] = {}
     failed: list[str] = []
     prefer_own_commands()
     # Workers that stay: starting DVC takes longer than many a stage.
     with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), initializer=_die_quietly) as pool:
         while running or (sorter.is_active() and not failed):
-            if not failed:
-                for name in sorter.get_ready():
-                    keep = keep_warmup and name.startswith("warmup-") and all((root / out).exists() for out in known[name]["outs"])
-                    arguments = ["commit", "--force"] if keep else ["repro", "--single-item"]
-                    # The threads of `Network.infer`, which is nearly all of an evaluation, never wait for each other.
-                    threads = threads_for(1 if name.startswith("evaluate-") else workers)
-                    arguments = ["--wait-for-lock", "--cd", str(root.resolve()), *arguments, "--quiet", name]
-                    running[pool.submit(_dvc, arguments, threads)] = name
+            ready = sorted([*ready, *sorter.get_ready()], key=lambda name: -waiting[name])
+            while ready and len(running) < workers and not failed:
+                name = ready.pop(0)
+                keep = keep_warmup and name.startswith("warmup-") and all((root / out).exists() for out in known[name]["outs"])
+                arguments = ["commit", "--force"] if keep else ["repro", "--single-item"]
+                # The threads of `Network.infer`, which is nearly all of an evaluation, never wait for each other.
+                threads = threads_for(1 if name.startswith("evaluate-") else workers)
+                arguments = ["--wait-for-lock", "--cd", str(root.resolve()), *arguments, "--quiet", name]
+                running[pool.submit(_dvc, arguments, threads)] = name
             for future in wait(running, return_when=FIRST_COMPLETED).done:
                 name = running.pop(future)
                 if _failed(future):
@@ -107,6 +110,20 @@ def reproduce(recipe: Recipe, root: Path, workers: int, keep_warmup: bool = Fals
                     sorter.done(name)
     if failed:
         raise PhasorError(f"stage {', '.join(failed)} failed; its message stands above. Mend it and run the same command to go on.")
+
+
+def predecessors(known: dict[str, dict[str, Any]]) -> dict[str, set[str]]:
+    """Stages whose outputs each stage reads."""
+    producer = {out: name for name, stage in known.items() for out in stage["outs"]}
+    return {name: {producer[dep] for dep in stage.get("deps", []) if dep in producer} for name, stage in known.items()}
+
+
+def dependants(before: Mapping[str, set[str]]) -> dict[str, int]:
+    """How many stages need each stage, directly or not. The one that most others wait for goes first."""
+    needs: dict[str, set[str]] = {}
+    for name in TopologicalSorter(before).static_order():
+        needs[name] = before[name].union(*(needs[other] for other in before[name]))
+    return {name: sum(name in others for others in needs.values()) for name in before}
 
 
 def _die_quietly() -> None:
