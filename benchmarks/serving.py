@@ -69,14 +69,14 @@ def serve_peer(folder: Path) -> None:
 
 
 @contextmanager
-def running(command: list[str]) -> Iterator[int]:
+def running(command: list[str], model: str) -> Iterator[int]:
     """A server as a process, once it answers; gives its process id."""
     process = subprocess.Popen(command, env=os.environ | {"TOKENIZERS_PARALLELISM": "false"}, stderr=subprocess.DEVNULL)
     try:
         for _ in range(600):
             assert process.poll() is None, f"{' '.join(command)} ended"
             try:
-                if httpx.post(f"{URL}/v1/embeddings", json={"model": "any", "input": ["x"]}, timeout=5).status_code in (200, 404):
+                if httpx.post(f"{URL}/v1/embeddings", json={"model": model, "input": ["x"]}, timeout=5).is_success:
                     break
             except httpx.HTTPError:
                 pass
@@ -134,7 +134,7 @@ def compare(args: argparse.Namespace) -> dict[str, Any]:
         if side == "peer" and args.peer:
             found = {f"{case[0]} x{case[1]}": asyncio.run(ask(args.peer, name, case, args.callers, args.seconds)) for case in cases}
         else:
-            with running(command):
+            with running(command, name):
                 found = {f"{case[0]} x{case[1]}": asyncio.run(ask(URL, name, case, args.callers, args.seconds)) for case in cases}
                 if side == "ours":
                     alone = {f"{case[0]} x{case[1]}": asyncio.run(ask(URL, name, case, 1, args.seconds)) for case in cases}
@@ -153,7 +153,7 @@ def compare(args: argparse.Namespace) -> dict[str, Any]:
 def soak(args: argparse.Namespace) -> dict[str, Any]:
     """Resident memory of our server while every kind of batch keeps coming."""
     name, cases = open_bundle(args.bundle).recipe.name, itertools.cycle(itertools.product(LENGTHS, BATCHES))
-    with running(ours(args.bundle)) as pid:
+    with running(ours(args.bundle), name) as pid:
         server, seen, began = psutil.Process(pid), [], time.monotonic()
         while time.monotonic() < began + args.soak:
             asyncio.run(ask(URL, name, next(cases), args.callers, args.seconds))
