@@ -2,9 +2,10 @@
 
     python benchmarks/serving.py work/bundle                       # both servers, batches of 1, 16 and 64, short and long texts
     python benchmarks/serving.py work/bundle --peer http://127.0.0.1:7997   # another server with OpenAI's /v1/embeddings, already running
+    python benchmarks/serving.py work/bundle --precision auto      # ours as it comes: in the fastest precision that keeps cosine 0.999
     python benchmarks/serving.py work/bundle --soak 600            # ours alone: memory after the first minute and at the end
 
-Both servers load the same folder in the same precision (float32), get the same texts through HTTP from the same number of callers, each
+Both servers load the same folder in the same precision (float32, unless ours is told otherwise), get the same texts through HTTP from the same number of callers, each
 with one request under way and a kept connection, and answer in base64. The peer is the plain way to serve such a model: one FastAPI
 route that calls `encode` in FastAPI's thread pool. They run one after the other on one machine, so a ratio means more than a figure.
 The overhead of our gateway is its time for a batch beside the same batch given to the engine in a process without HTTP.
@@ -87,8 +88,8 @@ def running(command: list[str], model: str) -> Iterator[int]:
         process.wait()
 
 
-def ours(folder: Path) -> list[str]:
-    settings = [part for name in (f"port={PORT}", "engine.precision=float32", "drain_s=0") for part in ("--set", name)]
+def ours(folder: Path, precision: str) -> list[str]:
+    settings = [part for name in (f"port={PORT}", f"engine.precision={precision}", "drain_s=0") for part in ("--set", name)]
     return [sys.executable, "-m", "phasor", "serve", str(folder), *settings]
 
 
@@ -108,6 +109,8 @@ async def ask(url: str, model: str, case: Case, callers: int, seconds: float) ->
                     times.append(time.monotonic() - began)
 
     await asyncio.gather(*(call() for _ in range(callers)))
+    if not times:
+        raise SystemExit(f"{length} x{batch}: no request began and ended within {seconds} s; raise --seconds")
     p50, p99 = np.percentile(times, [50, 99])
     return {"texts_per_s": len(times) * batch / (time.monotonic() - start), "p50_ms": 1000 * p50, "p99_ms": 1000 * p99}
 
@@ -130,7 +133,7 @@ def compare(args: argparse.Namespace) -> dict[str, Any]:
     cases = list(itertools.product(LENGTHS, BATCHES))
     name = open_bundle(args.bundle).recipe.name
     measured: dict[str, dict[str, Any]] = {}
-    for side, command in (("ours", ours(args.bundle)), ("peer", [sys.executable, __file__, str(args.bundle), "--serve-peer"])):
+    for side, command in (("ours", ours(args.bundle, args.precision)), ("peer", [sys.executable, __file__, str(args.bundle), "--serve-peer"])):
         if side == "peer" and args.peer:
             found = {f"{case[0]} x{case[1]}": asyncio.run(ask(args.peer, name, case, args.callers, args.seconds)) for case in cases}
         else:
@@ -153,7 +156,7 @@ def compare(args: argparse.Namespace) -> dict[str, Any]:
 def soak(args: argparse.Namespace) -> dict[str, Any]:
     """Resident memory of our server while every kind of batch keeps coming."""
     name, cases = open_bundle(args.bundle).recipe.name, itertools.cycle(itertools.product(LENGTHS, BATCHES))
-    with running(ours(args.bundle), name) as pid:
+    with running(ours(args.bundle, args.precision), name) as pid:
         server, seen, began = psutil.Process(pid), [], time.monotonic()
         while time.monotonic() < began + args.soak:
             asyncio.run(ask(URL, name, next(cases), args.callers, args.seconds))
@@ -169,6 +172,7 @@ def main() -> None:
     parser.add_argument("--callers", type=int, default=8)
     parser.add_argument("--seconds", type=float, default=10.0, help="per case")
     parser.add_argument("--rounds", type=int, default=50, help="batches of the engine alone, per case")
+    parser.add_argument("--precision", default="float32", help="of our server; auto: the fastest that reproduces the golden answers")
     parser.add_argument("--soak", type=float, help="seconds")
     parser.add_argument("--serve-peer", action="store_true", help=argparse.SUPPRESS)
     args = parser.parse_args()
