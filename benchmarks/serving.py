@@ -5,9 +5,10 @@
     python benchmarks/serving.py work/bundle --precision auto      # ours as it comes: in the fastest precision that keeps cosine 0.999
     python benchmarks/serving.py work/bundle --soak 600            # ours alone: memory after the first minute and at the end
 
-Both servers load the same folder in the same precision (float32, unless ours is told otherwise), get the same texts through HTTP from the same number of callers, each
-with one request under way and a kept connection, and answer in base64. The peer is the plain way to serve such a model: one FastAPI
-route that calls `encode` in FastAPI's thread pool. They run one after the other on one machine, so a ratio means more than a figure.
+Both servers load the same folder in the same precision (float32, unless ours is told otherwise), get the same texts through HTTP from the
+same number of callers, each with one request under way and a kept connection, and answer in base64. The peer is the plain way to serve
+such a model: one FastAPI route that calls `encode` in FastAPI's thread pool. They run one after the other on one machine, so a ratio
+means more than a figure.
 The overhead of our gateway is its time for a batch beside the same batch given to the engine in a process without HTTP.
 """
 
