@@ -134,7 +134,8 @@ def compare(args: argparse.Namespace) -> dict[str, Any]:
     cases = list(itertools.product(LENGTHS, BATCHES))
     name = open_bundle(args.bundle).recipe.name
     measured: dict[str, dict[str, Any]] = {}
-    for side, command in (("ours", ours(args.bundle, args.precision)), ("peer", [sys.executable, __file__, str(args.bundle), "--serve-peer"])):
+    peer = [sys.executable, __file__, str(args.bundle), "--serve-peer"]
+    for side, command in (("ours", ours(args.bundle, args.precision)), ("peer", peer)):
         if side == "peer" and args.peer:
             found = {f"{case[0]} x{case[1]}": asyncio.run(ask(args.peer, name, case, args.callers, args.seconds)) for case in cases}
         else:
