@@ -4,6 +4,7 @@ Shapes: N sequences, L tokens of the longest, D hidden size.
 """
 
 import contextlib
+import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -26,6 +27,8 @@ Vectors = npt.NDArray[np.float32]
 # More tokens at once fall out of the processor's caches. A reranker of three layers with hidden size 144 and one thread: 870
 # pairs/s at 4,096, 1,110 at 2,048, 1,050 at 1,024; an embedder: 35,000 tokens/s at 4,096, 12,000 at 32,768.
 _CPU_TOKENS = 2048
+# Batches come in multiples of this, unless they would get so small that starting them costs more than computing them.
+_BATCHES, _LEAST_TOKENS = 4, 256
 # Tokens of a shared prefix that take the room of one token of a sequence: of them a batch holds keys and values only.
 SHARED_PER_TOKEN = 4
 
@@ -126,7 +129,7 @@ class Network(nn.Module):
         lengths = np.fromiter((len(s) for s in sequences), np.int64, len(sequences))
         if continued is not None:
             lengths = lengths + continued.lengths // SHARED_PER_TOKEN
-        groups = plan_batches(lengths, min(max_tokens, _CPU_TOKENS) if self.device.type == "cpu" else max_tokens)
+        groups = plan_batches(lengths, _even(int(lengths.sum()), max_tokens) if self.device.type == "cpu" else max_tokens)
 
         def rows_of(group: Order) -> tuple[int, Vectors]:
             with torch.inference_mode():  # of a thread, not of the process
@@ -147,6 +150,13 @@ class Network(nn.Module):
                     bar.update(len(group))
         assert result is not None, "infer needs at least one sequence"
         return result
+
+
+def _even(tokens: int, max_tokens: int) -> int:
+    """Tokens per batch on a CPU, so that the last batches are not left to one thread; the same for any number of threads."""
+    most = min(max_tokens, _CPU_TOKENS)
+    batches = math.ceil(tokens / most / _BATCHES) * _BATCHES
+    return min(most, max(math.ceil(tokens / batches), _LEAST_TOKENS))
 
 
 @contextlib.contextmanager
