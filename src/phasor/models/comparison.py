@@ -150,8 +150,7 @@ def _pairs(reranker: Reranker, judged: Judged, closing: int) -> list[Ids]:
     head = reranker.head_tokens([judged.query], [judged.instruction])[0]
     if head[-1] != closing or len(judged.documents) < 2:  # the query alone fills the pair
         return []
-    documents = reranker.document_tokens(judged.documents)
-    return [reranker.pair(head, documents[i]) for i in range(len(documents))]
+    return [reranker.pair(head, document) for document in reranker.document_tokens(judged.documents)]
 
 
 def _states(reranker: Reranker, pairs: Sequence[Ids]) -> Iterator[tuple[Tensor, Tensor, Any]]:

@@ -60,4 +60,4 @@ class Embedder(Network):
         """[N, D] vectors of token sequences in batches of at most `max_tokens`."""
         if not len(tokens):
             return np.empty((0, self.dims), np.float32)
-        return self.infer([tokens[i] for i in range(len(tokens))], max_tokens, self, what)
+        return self.infer(list(tokens), max_tokens, self, what)

@@ -101,16 +101,20 @@ class Network(nn.Module):
         What a group has in common is computed once and enters through its keys and values; the result equals that of
         whole sequences up to rounding.
         """
+        if not shared.lengths.any() or not self._can_share():
+            return self.infer(sequences, max_tokens, self)
         rests = [sequence[length:] for sequence, length in zip(sequences, shared.lengths, strict=True)]
-        # DeepSpeed brings sharded weights, which have this mark, together for whole calls of `forward` only.
-        sharded = any(hasattr(weight, "ds_id") for weight in self.parameters())
-        if sharded or not decoder.supported(self.base) or not shared.lengths.any() or not all(map(len, rests)):
+        if not all(map(len, rests)):
             return self.infer(sequences, max_tokens, self)
         self.eval()
         _, first, group = np.unique(shared.group, return_index=True, return_inverse=True)
         with torch.inference_mode(), self.computation():
             prefixes = decoder.prefill(self.base, self.batch([sequences[i][: shared.lengths[i]] for i in first]))
         return self.infer(rests, max_tokens, lambda batch: self(batch, prefixes), continued=Shared(group, shared.lengths))
+
+    def _can_share(self) -> bool:
+        # DeepSpeed brings sharded weights, which have this mark, together for whole calls of `forward` only.
+        return decoder.supported(self.base) and not any(hasattr(weight, "ds_id") for weight in self.parameters())
 
     def infer(
         self, sequences: Sequence[Ids], max_tokens: int, apply: Callable[[TokenBatch], Tensor], what: str = "",

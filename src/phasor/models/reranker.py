@@ -58,7 +58,7 @@ class Reranker(Network):
 
     def score(self, instruction: str, query: str, documents: Sequence[str], batch_size: int = 64) -> Vectors:
         """[N] probability of yes for each rendered document; `batch_size` as in `score_lists`."""
-        return self.score_lists([self.head_tokens([query], [instruction])[0]], [self._cached_tokens(documents)], batch_size)
+        return self.score_lists(list(self.head_tokens([query], [instruction])), [self._cached_tokens(documents)], batch_size)
 
     def score_lists(self, heads: Sequence[Ids], lists: Sequence[Sequence[Ids]], batch_size: int = 64) -> Vectors:
         """[N] probability of yes for the documents of every list, list by list.

@@ -56,7 +56,7 @@ def build(
         network: PreTrainedModel = Qwen2Model(config) if role == "embed" else Qwen2ForCausalLM(config)
     if backbone.init == "cooccurrence":
         tokens = tokenize(tokenizer, read, max_tokens=_SAMPLE_TOKENS)
-        initialise(network, [tokens[i] for i in range(len(tokens))], seed)
+        initialise(network, list(tokens), seed)
     return network, tokenizer
 
 

@@ -41,8 +41,7 @@ class Renderer:
         most = config.max_pair_tokens - len(self._tail)
         head = tokenize(self._rerank, [render_pair(config.template, instruction, query, "")[0]], most)[0]
         room = min(most - len(head), max_document_tokens or most)
-        rest = tokenize(self._rerank, documents, max(room, 1))
-        sequences = [np.concatenate([head, rest[i][:room], self._tail]) for i in range(len(rest))]
+        sequences = [np.concatenate([head, rest[:room], self._tail]) for rest in tokenize(self._rerank, documents, max(room, 1))]
         return Pairs(instruction, query, documents, Ragged.of(sequences), len(head), room)
 
     def cut_texts(self, texts: Texts) -> list[str]:
