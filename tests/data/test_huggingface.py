@@ -83,18 +83,18 @@ def test_a_column_a_split_or_a_set_that_is_not_there_is_one_error(context: MakeC
 def test_passages_may_be_objects_with_title_and_text(context: MakeContext, tmp_path: Path) -> None:
     rows = [
         {"query": "q0", "pos": [{"docid": "7", "title": "Tin", "text": "a metal"}], "neg": [{"docid": "8", "title": "", "text": "a can"}]},
-        {"query": "q1", "pos": [{"docid": "8", "title": "", "text": "a can"}], "neg": []},
+        {"query": "q1", "pos": [{"docid": "8", "title": "", "text": "a can"}], "neg": [{"docid": "9", "title": "A mine", "text": ""}]},
     ]
     datasets.Dataset.from_list(rows).to_parquet(tmp_path / "set/data.parquet")
     found = read_source(HuggingFaceSource(name="set", positive="pos", negative="neg"), context())
     shown = {p.id: (p.title, p.text) for p in found.passages}
-    assert sorted(shown.values()) == [("", "a can"), ("Tin", "a metal")]
+    assert sorted(shown.values()) == [("", "A mine"), ("", "a can"), ("Tin", "a metal")]
     assert [[shown[i] for i in e.positives] for e in found.examples] == [[("Tin", "a metal")], [("", "a can")]]
-    assert [[shown[i] for i in e.negatives] for e in found.examples] == [[("", "a can")], []]
+    assert [[shown[i] for i in e.negatives] for e in found.examples] == [[("", "a can")], [("", "A mine")]]
 
 
 def test_an_object_without_text_is_a_bad_row(context: MakeContext, tmp_path: Path) -> None:
-    datasets.Dataset.from_list([{"query": "q", "positive": [{"title": "Tin"}]}]).to_parquet(tmp_path / "set/data.parquet")
+    datasets.Dataset.from_list([{"query": "q", "positive": [{"title": " "}]}]).to_parquet(tmp_path / "set/data.parquet")
     with pytest.raises(DataError, match="data set set, row 0: in field 'positive': field 'text' is missing"):
         read_source(HuggingFaceSource(name="set"), context())
 

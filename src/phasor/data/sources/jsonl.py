@@ -8,7 +8,7 @@ from typing import Any
 from phasor.config.tasks import JsonlSource
 from phasor.data.records import Example, Passage
 from phasor.data.sources import Collected, Context
-from phasor.data.sources.rows import RowCheck, RowError, json_rows, list_field, string_field
+from phasor.data.sources.rows import RowCheck, RowError, json_rows, list_field, string_field, title_and_text
 
 
 def read(source: JsonlSource, context: Context) -> Collected:
@@ -38,13 +38,10 @@ def read_passages(path: Path, check: RowCheck, id_field: str) -> list[Passage]:
 def passage_of(row: Mapping[str, Any], path: Path, id_field: str) -> Passage:
     """A passage from one object of `path`. Raises RowError if it cannot be one."""
     fields = dict(row)
-    title = string_field(fields, "title")
-    # BEIR sets hold passages that are nothing but a title.
-    only_title = bool(title.strip()) and not string_field(fields, "text").strip()
-    text = title if only_title else string_field(fields, "text", required=True)
+    title, text = title_and_text(fields)
     passage_id = string_field(fields, id_field, required=True)
     source = string_field(fields, "source") or f"{path.name}#{passage_id}"
-    return Passage(passage_id, text, "" if only_title else title, source, string_field(fields, "language") or "en")
+    return Passage(passage_id, text, title, source, string_field(fields, "language") or "en")
 
 
 def _examples(path: Path, passages: Iterable[Passage], check: RowCheck, context: Context) -> Iterable[Example]:

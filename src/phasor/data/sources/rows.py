@@ -89,11 +89,19 @@ def passages_field(row: dict[str, Any], name: str, *, required: bool = False) ->
     for item in _items(row, name, required=required):
         fields = item if isinstance(item, dict) else {"text": item}
         try:
-            found.append((string_field(fields, "title"), string_field(fields, "text", required=True)))
+            found.append(title_and_text(fields))
         except RowError as problem:
             reason, kind = problem.args
             raise RowError(f"in field {name!r}: {reason}", f"{name}: {kind}") from None
     return found
+
+
+def title_and_text(fields: dict[str, Any]) -> tuple[str, str]:
+    """Of a passage. One that is nothing but a title, as in some BEIR sets, is a text without a title."""
+    title, text = string_field(fields, "title"), string_field(fields, "text")
+    if title.strip() and not text.strip():
+        return "", title
+    return title, string_field(fields, "text", required=True)
 
 
 def _items(row: dict[str, Any], name: str, *, required: bool) -> list[Any]:
