@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from phasor.dvc_adapter import dependants, predecessors, render, reproduce, run_dvc, stages, write_dvc_yaml
+from phasor.dvc_adapter import ancestors, dependants, predecessors, render, reproduce, run_dvc, side_by_side, stages, write_dvc_yaml
 from phasor.errors import PhasorError
 from phasor.phases import PHASES
 from phasor.recipe import load_recipe
@@ -24,7 +24,7 @@ from .conftest import MakeProject, write_documents
 
 STAND_IN = """\
 #!{python}
-import hashlib, json, pathlib, sys, yaml
+import hashlib, json, os, pathlib, sys, yaml
 words = [word for word in sys.argv[1:] if not word.startswith("--")]
 name = "-".join(words)
 stage = yaml.safe_load(open("dvc.yaml"))["stages"][name]
@@ -50,6 +50,7 @@ for out in stage["outs"]:
     path.write_text(content.hexdigest())
 with open("runs.log", "a") as log:
     print(name, file=log)
+pathlib.Path("threads-" + name).write_text(os.environ["OMP_NUM_THREADS"])
 """
 
 
@@ -141,10 +142,26 @@ def test_only_params_yaml_can_be_rendered(make_project: MakeProject) -> None:
 
 
 def test_the_longer_branch_goes_first(make_project: MakeProject) -> None:
-    waiting = dependants(predecessors(stages(make_project()[0])))
+    waiting = dependants(ancestors(predecessors(stages(make_project()[0]))))
     order = ["mine-code", "warmup-embed", "warmup-rerank", "train-embed-code", "train-rerank-code", "merge-rerank", "package"]
     assert sorted(order, key=lambda name: -waiting[name]) == order
     assert waiting["package"] == 0 and waiting["collect-code"] == waiting["collect-basic"] > waiting["mine-code"]
+
+
+def test_stages_of_a_chain_share_the_machine_with_nobody(make_project: MakeProject) -> None:
+    chain = side_by_side(ancestors(predecessors(stages(make_project(tasks=("basic",), roles=("embed",))[0]))))
+    assert set(chain.values()) == {1}
+    tasks = side_by_side(ancestors(predecessors(stages(make_project(tasks=("basic", "code"), roles=("embed",))[0]))))
+    assert tasks["train-embed-code"] == 2 and tasks["warmup-embed"] == tasks["merge-embed"] == 1
+
+
+def test_a_stage_that_runs_alone_gets_every_core(repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setattr("os.cpu_count", lambda: 8)
+    reproduce(load_recipe(repository / "params.yaml"), repository, workers=2)
+    names = ("train-embed-code", "warmup-rerank", "evaluate-embed", "package")
+    threads = {name: (repository / f"threads-{name}").read_text() for name in names}
+    assert threads == {"train-embed-code": "4", "warmup-rerank": "4", "evaluate-embed": "8", "package": "8"}
 
 
 def changed(root: Path) -> set[str]:

@@ -83,7 +83,8 @@ def reproduce(recipe: Recipe, root: Path, workers: int, keep_warmup: bool = Fals
     """
     known = stages(recipe)
     before = predecessors(known)
-    waiting = dependants(before)
+    needed = ancestors(before)
+    waiting, sharing = dependants(needed), side_by_side(needed)
     sorter = TopologicalSorter(before)
     sorter.prepare()
     ready: list[str] = []
@@ -99,7 +100,7 @@ def reproduce(recipe: Recipe, root: Path, workers: int, keep_warmup: bool = Fals
                 keep = keep_warmup and name.startswith("warmup-") and all((root / out).exists() for out in known[name]["outs"])
                 arguments = ["commit", "--force"] if keep else ["repro", "--single-item"]
                 # The threads of `Network.infer`, which is nearly all of an evaluation, never wait for each other.
-                threads = threads_for(1 if name.startswith("evaluate-") else workers)
+                threads = threads_for(1 if name.startswith("evaluate-") else min(workers, sharing[name]))
                 arguments = ["--wait-for-lock", "--cd", str(root.resolve()), *arguments, "--quiet", name]
                 running[pool.submit(_dvc, arguments, threads)] = name
             for future in wait(running, return_when=FIRST_COMPLETED).done:
@@ -118,12 +119,23 @@ def predecessors(known: dict[str, dict[str, Any]]) -> dict[str, set[str]]:
     return {name: {producer[dep] for dep in stage.get("deps", []) if dep in producer} for name, stage in known.items()}
 
 
-def dependants(before: Mapping[str, set[str]]) -> dict[str, int]:
-    """How many stages need each stage, directly or not. The one that most others wait for goes first."""
-    needs: dict[str, set[str]] = {}
+def ancestors(before: Mapping[str, set[str]]) -> dict[str, set[str]]:
+    """Every stage that each stage needs, directly or not."""
+    needed: dict[str, set[str]] = {}
     for name in TopologicalSorter(before).static_order():
-        needs[name] = before[name].union(*(needs[other] for other in before[name]))
-    return {name: sum(name in others for others in needs.values()) for name in before}
+        needed[name] = before[name].union(*(needed[other] for other in before[name]))
+    return needed
+
+
+def dependants(needed: Mapping[str, set[str]]) -> dict[str, int]:
+    """How many stages need each stage, directly or not. The one that most others wait for goes first."""
+    return {name: sum(name in others for others in needed.values()) for name in needed}
+
+
+def side_by_side(needed: Mapping[str, set[str]]) -> dict[str, int]:
+    """How many stages could run at the same time as each stage, itself among them: those that neither need it nor are needed."""
+    waiting = dependants(needed)
+    return {name: len(needed) - len(needed[name]) - waiting[name] for name in needed}
 
 
 def _die_quietly() -> None:
