@@ -1,0 +1,107 @@
+"""What a bundle needs and gives when `phasor serve` serves it: one row of the sizing table per bundle.
+
+    python benchmarks/sizing.py work/bundle other/bundle
+
+Passages of about 120 words come in requests of 16 from four callers, queries of about 12 words one at a time, and queries with 32
+passages each for the reranker, all with kept connections. Tokens are those that the server reports, without padding. Memory is resident:
+after the first answers, and the most that was seen under load.
+"""
+
+import argparse
+import asyncio
+import itertools
+import re
+import time
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import psutil
+from safetensors import safe_open
+
+from phasor.serving.bundle import open_bundle
+from serving import LENGTHS, URL, make_texts, ours, running
+
+Ask = Callable[[httpx.AsyncClient], Awaitable[httpx.Response]]
+HEADER = ("model", "weights", "precision", "tokens/s", "query, ms", "pairs/s", "MiB, idle", "MiB, load")
+
+
+async def load(ask: Ask, callers: int, seconds: float) -> tuple[list[float], int, float]:
+    """Seconds of every request, tokens of all, and how long it took, after a second of warming up."""
+    times: list[float] = []
+    tokens, start = 0, time.monotonic() + 1
+
+    async def call() -> None:
+        nonlocal tokens
+        async with httpx.AsyncClient(base_url=URL, timeout=300) as client:
+            while time.monotonic() < start + seconds or not times:
+                began = time.monotonic()
+                answer = (await ask(client)).raise_for_status().json()
+                if began >= start:
+                    times.append(time.monotonic() - began)
+                    tokens += answer["usage"]["total_tokens"]
+
+    await asyncio.gather(*(call() for _ in range(callers)))
+    return times, tokens, time.monotonic() - start
+
+
+def weights(folder: Path) -> int:
+    """How many numbers a model folder holds."""
+    found = 0
+    for path in folder.glob("*.safetensors"):
+        with safe_open(path, "np") as tensors:
+            found += sum(int(np.prod(tensors.get_slice(name).get_shape())) for name in tensors.keys())  # noqa: SIM118
+    return found
+
+
+def row(folder: Path, precision: str, seconds: float) -> tuple[str, ...]:
+    """Measure one bundle."""
+    name = open_bundle(folder).recipe.name
+    reranker = (folder / "rerank").is_dir()
+    short, long = (itertools.cycle(make_texts(words)) for words in LENGTHS.values())
+
+    def embed(texts: list[str], input_type: str) -> Ask:
+        return lambda client: client.post("/v1/embeddings", json={"model": name, "input": texts, "input_type": input_type})
+
+    def passages(client: httpx.AsyncClient) -> Awaitable[httpx.Response]:
+        return embed(list(itertools.islice(long, 16)), "document")(client)
+
+    def query(client: httpx.AsyncClient) -> Awaitable[httpx.Response]:
+        return embed([next(short)], "query")(client)
+
+    def rerank(client: httpx.AsyncClient) -> Awaitable[httpx.Response]:
+        return client.post("/v1/rerank", json={"model": name, "query": next(short), "documents": list(itertools.islice(long, 32))})
+
+    with running(ours(folder, precision), name) as pid:
+        server = psutil.Process(pid)
+        engine = re.search(r'engine="builtin-(\w+)"', httpx.get(f"{URL}/metrics").text)
+        sizes = [server.memory_info().rss]
+        _, tokens, took = asyncio.run(load(passages, 4, seconds))
+        sizes.append(server.memory_info().rss)
+        alone, _, _ = asyncio.run(load(query, 1, seconds))
+        pairs: Any = "-"
+        if reranker:
+            times, _, longer = asyncio.run(load(rerank, 2, seconds))
+            pairs = f"{32 * len(times) / longer:,.0f}"
+            sizes.append(server.memory_info().rss)
+    counts = [f"{weights(folder / role) / 1e6:,.1f} M" for role in ("embed", "rerank") if (folder / role).is_dir()]
+    used = engine[1] if engine else precision
+    mib = [f"{size / 2**20:,.0f}" for size in (sizes[0], max(sizes))]
+    return name, " + ".join(counts), used, f"{tokens / took:,.0f}", f"{1000 * float(np.median(alone)):.1f}", pairs, *mib
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("bundles", type=Path, nargs="+")
+    parser.add_argument("--precision", default="auto", help="of the server; auto: the fastest that reproduces the golden answers")
+    parser.add_argument("--seconds", type=float, default=10.0, help="per kind of request")
+    args = parser.parse_args()
+    print("| " + " | ".join(HEADER) + " |\n|" + "---|" * len(HEADER))
+    for folder in args.bundles:
+        print("| " + " | ".join(row(folder, args.precision, args.seconds)) + " |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
