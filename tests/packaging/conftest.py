@@ -80,9 +80,12 @@ def bert_tokenizer() -> PreTrainedTokenizerFast:
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, **dict(zip(names, special, strict=True)))
 
 
-def pico(kind: str, tokenizer: PreTrainedTokenizerFast) -> PreTrainedModel:
-    """A model of two layers whose outputs differ visibly from text to text."""
-    shape = {"vocab_size": len(tokenizer), "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
+def pico(kind: str, tokenizer: PreTrainedTokenizerFast, head: int = 8) -> PreTrainedModel:
+    """A model of two layers and four heads of that size, whose outputs differ visibly from text to text."""
+    shape = {
+        "vocab_size": len(tokenizer), "hidden_size": 4 * head, "intermediate_size": 8 * head, "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+    }  # fmt: skip
     causal = shape | {
         "num_key_value_heads": 2, "max_position_embeddings": 256, "tie_word_embeddings": True, "initializer_range": 0.2,
         # Not the 10000 that old libraries assume.
@@ -94,7 +97,7 @@ def pico(kind: str, tokenizer: PreTrainedTokenizerFast) -> PreTrainedModel:
     if kind.startswith("qwen2"):
         config = Qwen2Config(**causal)
         return Qwen2Model(config) if kind == "qwen2" else Qwen2ForCausalLM(config)
-    config = Qwen3Config(**causal, head_dim=8)
+    config = Qwen3Config(**causal, head_dim=head)
     return Qwen3Model(config) if kind == "qwen3" else Qwen3ForCausalLM(config)
 
 
@@ -143,16 +146,18 @@ def make_bundle(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Built
     """A function that makes a bundle once for every set of arguments."""
     made: dict[str, Built] = {}
 
-    def make(kind: str, template: str = "instruct", tokenizer: str = "qwen", dims: tuple[int, ...] = (), dtype: str = "float32") -> Built:
-        key = f"{kind}-{template}-{tokenizer}-{dims}-{dtype}"
+    def make(
+        kind: str, template: str = "instruct", tokenizer: str = "qwen", dims: tuple[int, ...] = (), dtype: str = "float32", head: int = 8
+    ) -> Built:
+        key = f"{kind}-{template}-{tokenizer}-{dims}-{dtype}-{head}"
         if key not in made:
             root = tmp_path_factory.mktemp("bundle")
             words = bert_tokenizer() if kind == "bert" else qwen_tokenizer() if tokenizer == "qwen" else train_tokenizer(TEXTS * 3, 600)
             limits = {"max_query_tokens": 100, "max_passage_tokens": 120, "max_pair_tokens": 200, "dtype": dtype, "template": template}
-            save_model(pico(kind, words), words, root / "embed")
+            save_model(pico(kind, words, head), words, root / "embed")
             enhanced = {"embed": root / "embed"}
             if kind != "bert":
-                save_model(pico(f"{kind}-lm", words), words, root / "rerank")
+                save_model(pico(f"{kind}-lm", words, head), words, root / "rerank")
                 enhanced["rerank"] = root / "rerank"
             embed = ModelConfig.model_validate(limits | {"pooling": "mean" if kind == "bert" else "last"})
             rerank = ModelConfig.model_validate(limits) if kind != "bert" else None

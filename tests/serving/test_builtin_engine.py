@@ -76,23 +76,6 @@ def test_vectors_and_scores_are_those_of_the_trained_models(built: Built) -> Non
     assert all(one.padded <= 500 for one in ran) and {one.role for one in ran} == ({"embed", "rerank"} if built.reranker else {"embed"})
 
 
-def test_texts_that_are_cut_for_other_engines_are_read_the_same(built: Built) -> None:
-    """Sent as text, an input gives the tokens that we would have sent ourselves."""
-    bundle = open_bundle(built.folder)
-    renderer = Renderer(bundle)
-    texts = renderer.documents(DOCUMENTS)
-    again = renderer.documents(renderer.cut_texts(texts))
-    for i in range(len(DOCUMENTS)):
-        # Where the cut falls into a word, its last token may be another; everything before is equal.
-        certain = len(texts.tokens[i]) if texts.texts[i] != LONG else 100
-        assert texts.tokens[i][:certain].tolist() == again.tokens[i][:certain].tolist()
-        assert len(again.tokens[i]) <= len(texts.tokens[i])
-    if bundle.rerank is not None:
-        pairs = renderer.pairs(PROBES[0].instruction, PROBES[0].query, DOCUMENTS, 7)
-        cut = renderer.cut_documents(pairs)
-        assert max(map(len, cut)) < 60 < len(LONG) and cut[-1] == "a"
-
-
 @pytest.mark.skipif(torch.cuda.is_available(), reason="on a GPU, int8 is refused")
 def test_a_precision_that_is_not_faithful_is_refused_by_its_numbers(built: Built) -> None:
     if built.reranker is None:

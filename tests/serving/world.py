@@ -24,13 +24,15 @@ READY = re.compile(r"serve\.ready .* url=(http://\S+)")
 SUBJECTS = ["gzip file", "socket", "yes or no", "東京の天気", "café", "document", "answer", "readline", "погода", "query"]
 
 
-def make_bundle(root: Path, roles: tuple[str, ...] = ("embed", "rerank"), scale: float = 1.0, dtype: str = "float32") -> Path:
-    """A sealed bundle of a Qwen3 embedder with Matryoshka sizes 32 and 16, and a reranker if asked for; `scale` its weights."""
+def make_bundle(
+    root: Path, roles: tuple[str, ...] = ("embed", "rerank"), scale: float = 1.0, dtype: str = "float32", head: int = 8
+) -> Path:
+    """A sealed bundle of a Qwen3 embedder with Matryoshka sizes 4 * `head` and 16, and a reranker if asked for; `scale` its weights."""
     words = qwen_tokenizer()
     limits = {"max_query_tokens": 100, "max_passage_tokens": 120, "max_pair_tokens": 200, "dtype": dtype}
     enhanced = {}
     for role in roles:
-        model = pico("qwen3" if role == "embed" else "qwen3-lm", words)
+        model = pico("qwen3" if role == "embed" else "qwen3-lm", words, head)
         for weight in model.parameters():
             weight.data *= scale
         save_model(model, words, root / role)

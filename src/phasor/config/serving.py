@@ -23,7 +23,7 @@ class BuiltinEngineConfig(Config):
 
 
 class VllmEngineConfig(Config):
-    """vLLM, or another server with its routes `/v1/embeddings` and `/v1/rerank`. Its key comes from OPENAI_API_KEY."""
+    """vLLM, or another server that takes tokens at `/v1/embeddings` and `/classify`. Its key comes from OPENAI_API_KEY."""
 
     kind: Literal["vllm"] = "vllm"
     embed_url: str = Field(pattern=r"^https?://[^\s/]+", description="Of `vllm serve BUNDLE/embed`, without /v1.")

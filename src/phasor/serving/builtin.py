@@ -20,12 +20,12 @@ from phasor.models.embedder import Embedder
 from phasor.models.loading import load_model
 from phasor.models.network import Network, Vectors
 from phasor.models.reranker import Reranker
-from phasor.models.tokens import TokenBatch, tokenize
+from phasor.models.tokens import Ragged, TokenBatch, tokenize
 from phasor.packaging.export import cast_weights
 from phasor.packaging.golden import Golden
 from phasor.serving.batching import Apply, Ran, Scheduler
 from phasor.serving.bundle import Bundle
-from phasor.serving.engine import EngineError, Lane, Pairs, Texts
+from phasor.serving.engine import EngineError, Lane, Pairs
 from phasor.serving.golden import Proof, prove
 from phasor.serving.rendering import Renderer
 
@@ -75,9 +75,9 @@ class BuiltinEngine:
             {role: _apply(load_network(bundle, role, precision), tokens) for role in roles}, tokens, limits.max_queue_tokens, observe
         )
 
-    async def embed(self, texts: Texts, lane: Lane) -> Vectors:
+    async def embed(self, texts: Ragged, lane: Lane) -> Vectors:
         """As the protocol says."""
-        return await self.scheduler.submit("embed", texts.tokens, lane)
+        return await self.scheduler.submit("embed", texts, lane)
 
     async def score(self, pairs: Pairs, lane: Lane) -> Vectors:
         """As the protocol says."""

@@ -3,7 +3,6 @@
 Shapes: N texts, D embedding size.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -27,35 +26,16 @@ class EngineError(Exception):
 
 
 @dataclass(frozen=True)
-class Texts:
-    """Rendered texts for the embedder.
-
-    Attributes:
-        texts: [N] as rendered, not cut.
-        tokens: [N] as the model reads them, cut.
-    """
-
-    texts: Sequence[str]
-    tokens: Ragged
-
-
-@dataclass(frozen=True)
 class Pairs:
     """One query with documents for the reranker.
 
     Attributes:
-        instruction, query, documents: as given, not cut.
         tokens: [N] whole inputs, cut inside the document.
         shared: tokens before the document, with which all of them begin.
-        room: tokens that a document may have beside this query.
     """
 
-    instruction: str
-    query: str
-    documents: Sequence[str]
     tokens: Ragged
     shared: int
-    room: int
 
 
 class Engine(Protocol):
@@ -63,8 +43,8 @@ class Engine(Protocol):
 
     name: str
 
-    async def embed(self, texts: Texts, lane: Lane) -> Vectors:
-        """[N, D] float32 with norm 1. Raises OverloadedError or EngineError."""
+    async def embed(self, texts: Ragged, lane: Lane) -> Vectors:
+        """[N, D] float32 with norm 1, of texts as the model reads them, cut. Raises OverloadedError or EngineError."""
 
     async def score(self, pairs: Pairs, lane: Lane) -> Vectors:
         """[N] probability that each document is relevant. Raises OverloadedError or EngineError."""

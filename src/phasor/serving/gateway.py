@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Literal
 
 from phasor.config.serving import ServeConfig
 from phasor.models.network import Vectors
+from phasor.models.tokens import Ragged
 from phasor.serving.bundle import Bundle
-from phasor.serving.engine import Engine, EngineError, Lane, OverloadedError, Pairs, Texts
+from phasor.serving.engine import Engine, EngineError, Lane, OverloadedError, Pairs
 from phasor.serving.failures import ApiError
 from phasor.serving.metrics import Metrics
 from phasor.serving.rendering import Renderer
@@ -83,7 +84,7 @@ class Gateway:
         except (OverloadedError, EngineError) as problem:
             raise _told(problem) from None
 
-    async def _embed(self, texts: Texts, lane: Lane) -> tuple[Vectors, int]:
+    async def _embed(self, texts: Ragged, lane: Lane) -> tuple[Vectors, int]:
         tokens = self.check_tokens(texts, "input")
         try:
             return await self._ready().embed(texts, lane), tokens
@@ -103,9 +104,9 @@ class Gateway:
             raise ApiError(422, "too_many_results", f"{param} is {wanted}; at most {most} is allowed.", param)
         return wanted
 
-    def check_tokens(self, inputs: Texts | Pairs, param: str) -> int:
+    def check_tokens(self, inputs: Ragged, param: str) -> int:
         """Count tokens, and refuse too many. Raises ApiError."""
-        tokens, most = len(inputs.tokens.values), self.config.limits.max_tokens
+        tokens, most = len(inputs.values), self.config.limits.max_tokens
         if tokens > most:
             raise ApiError(422, "too_many_tokens", f"{param} has {tokens:,} tokens; at most {most:,} are allowed. Split it.", param)
         return tokens

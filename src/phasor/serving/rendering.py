@@ -1,7 +1,6 @@
 """From a caller's texts to what the models read: template, tokens and cut, the same for every engine."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 from transformers import PreTrainedTokenizerFast
@@ -9,7 +8,7 @@ from transformers import PreTrainedTokenizerFast
 from phasor.data.templates import render_pair, render_query
 from phasor.models.tokens import Ragged, special_affixes, tokenize
 from phasor.serving.bundle import Bundle
-from phasor.serving.engine import Pairs, Texts
+from phasor.serving.engine import Pairs
 
 
 class Renderer:
@@ -24,15 +23,15 @@ class Renderer:
             self._rerank = PreTrainedTokenizerFast.from_pretrained(str(bundle.folder / "rerank"))
             self._tail = tokenize(self._rerank, [render_pair(bundle.rerank.template, "", "", "")[2]])[0]
 
-    def queries(self, queries: Sequence[str], instruction: str) -> Texts:
+    def queries(self, queries: Sequence[str], instruction: str) -> Ragged:
         """Queries for the embedder, after the instruction."""
         config = self._bundle.embed
         texts = [render_query(config.template, instruction, query) for query in queries]
-        return Texts(texts, tokenize(self._embed, texts, config.max_query_tokens, self._affixes))
+        return tokenize(self._embed, texts, config.max_query_tokens, self._affixes)
 
-    def documents(self, texts: Sequence[str]) -> Texts:
+    def documents(self, texts: Sequence[str]) -> Ragged:
         """Passages for the embedder, as they are."""
-        return Texts(texts, tokenize(self._embed, texts, self._bundle.embed.max_passage_tokens, self._affixes))
+        return tokenize(self._embed, texts, self._bundle.embed.max_passage_tokens, self._affixes)
 
     def pairs(self, instruction: str, query: str, documents: Sequence[str], max_document_tokens: int | None = None) -> Pairs:
         """A query with documents for the reranker. A query that alone fills the input is cut, as in training."""
@@ -42,22 +41,4 @@ class Renderer:
         head = tokenize(self._rerank, [render_pair(config.template, instruction, query, "")[0]], most)[0]
         room = min(most - len(head), max_document_tokens or most)
         sequences = [np.concatenate([head, rest[:room], self._tail]) for rest in tokenize(self._rerank, documents, max(room, 1))]
-        return Pairs(instruction, query, documents, Ragged.of(sequences), len(head), room)
-
-    def cut_texts(self, texts: Texts) -> list[str]:
-        """The texts, where the model would not read them to the end without the rest: for engines that take text."""
-        room = texts.tokens.lengths - self._affixes.size
-        return [_cut(self._embed, text, int(most)) for text, most in zip(texts.texts, room, strict=True)]
-
-    def cut_documents(self, pairs: Pairs) -> list[str]:
-        """The documents of pairs, as `cut_texts`."""
-        return [_cut(self._rerank, document, pairs.room) for document in pairs.documents]
-
-
-def _cut(tokenizer: PreTrainedTokenizerFast, text: str, max_tokens: int) -> str:
-    """The part of a text that its first tokens cover."""
-    backend: Any = tokenizer.backend_tokenizer
-    offsets = backend.encode(text, add_special_tokens=False).offsets
-    if len(offsets) <= max_tokens:
-        return text
-    return text[: offsets[max_tokens - 1][1]] if max_tokens else ""
+        return Pairs(Ragged.of(sequences), len(head))

@@ -93,7 +93,7 @@ async def _rerank(gateway: Gateway, request: RerankRequest, version: str) -> Res
     documents = [_rendered(document) for document in request.documents]
     instruction = gateway.instruction(request.instruction)
     pairs = await gateway.pairs(instruction, request.query, documents, request.max_tokens_per_doc)
-    tokens = gateway.check_tokens(pairs, "documents")
+    tokens = gateway.check_tokens(pairs.tokens, "documents")
     scores = await gateway.score(pairs)
     order = np.argsort(-scores, kind="stable")[: request.top_n]
     shown = [{"document": {"text": documents[i]}} if request.return_documents else {} for i in order]

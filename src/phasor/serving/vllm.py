@@ -1,4 +1,4 @@
-"""The engine `vllm`: a server with vLLM's routes does the computing; rendering, cutting and access stay with the gateway."""
+"""The engine `vllm`: vLLM does the computing; rendering, tokens, cutting and access stay with the gateway."""
 
 import asyncio
 import base64
@@ -10,60 +10,55 @@ import numpy as np
 
 from phasor.config.serving import VllmEngineConfig
 from phasor.models.network import Vectors
-from phasor.serving.engine import EngineError, Lane, OverloadedError, Pairs, Texts
-from phasor.serving.rendering import Renderer
+from phasor.models.tokens import Ragged
+from phasor.serving.engine import EngineError, Lane, OverloadedError, Pairs
 
 _FIRST_PAUSE_S = 0.2
-_BUSY = {429, 503}
+_SMALLEST_NORM = 1e-12
+"""A vector of zeros stays one, as in training; divided by its norm it would be no number."""
+_SHOWN_CHARS = 200
+"""Of what the server says to a refused request."""
 
 
 class VllmEngine:
-    """A client of vLLM's `/v1/embeddings` and `/v1/rerank`.
+    """A client of vLLM's `/v1/embeddings` and `/classify`.
 
-    Texts are sent rendered and already cut, because vLLM cuts a rendered pair at its end, where the answer is read.
-    The reranker's template is in the bundle, and vLLM applies it; the instruction goes with the request.
+    It sends tokens, not texts. As a text, an input that had to be cut is read differently, or refused where a character of
+    several tokens stands at the cut; and `/v1/rerank` cuts a pair at its end, where the answer is read, cannot cut a query,
+    and before vLLM 0.33 did without the bundle's template unless told.
     """
 
-    def __init__(self, config: VllmEngineConfig, renderer: Renderer, api_key: str) -> None:
+    def __init__(self, config: VllmEngineConfig, api_key: str) -> None:
         self.name = "vllm"
         self._config = config
-        self._renderer = renderer
         headers = {"authorization": f"Bearer {api_key}"} if api_key else {}
         # No proxy of the environment: an engine stands beside its gateway.
         self._client = httpx.AsyncClient(timeout=config.timeout_s, headers=headers, trust_env=False)
 
-    async def embed(self, texts: Texts, lane: Lane) -> Vectors:
+    async def embed(self, texts: Ragged, lane: Lane) -> Vectors:
         """As the protocol says."""
-        body = {"model": self._config.embed_model, "input": self._renderer.cut_texts(texts), "encoding_format": "base64"}
-        answer = await self._post(self._config.embed_url, "/v1/embeddings", body)
+        url = self._config.embed_url
+        rows = await self._rows(url, "/v1/embeddings", texts, {"model": self._config.embed_model, "encoding_format": "base64"})
         try:
-            rows = sorted(answer["data"], key=lambda row: row["index"])
             vectors = np.stack([np.frombuffer(base64.b64decode(row["embedding"]), dtype="<f4") for row in rows])
         except (KeyError, TypeError, ValueError) as error:
-            raise EngineError(f"{self._config.embed_url} gave no vectors: {error!r}") from None
-        if len(vectors) != len(texts.texts) or not np.isfinite(vectors).all():
-            raise EngineError(f"{self._config.embed_url} gave {len(vectors)} vectors for {len(texts.texts)} texts, or not numbers")
-        return np.asarray(vectors / np.linalg.norm(vectors, axis=1, keepdims=True), np.float32)
+            raise EngineError(f"{url} gave no vectors: {error!r}") from None
+        if not np.isfinite(vectors).all():
+            raise EngineError(f"{url} gave a vector that is not of numbers")
+        return np.asarray(vectors / np.linalg.norm(vectors, axis=1, keepdims=True).clip(_SMALLEST_NORM), np.float32)
 
     async def score(self, pairs: Pairs, lane: Lane) -> Vectors:
         """As the protocol says."""
         url = self._config.rerank_url
         if url is None:
             raise EngineError("engine.rerank_url is not set")
-        documents = self._renderer.cut_documents(pairs)
-        body = {
-            "model": self._config.rerank_model, "query": pairs.query, "documents": documents, "top_n": len(documents),
-            "instruction": pairs.instruction, "chat_template_kwargs": {"instruction": pairs.instruction},
-        }
-        answer = await self._post(url, "/v1/rerank", body)
-        scores = np.full(len(documents), np.nan, np.float32)
+        rows = await self._rows(url, "/classify", pairs.tokens, {"model": self._config.rerank_model})
         try:
-            for row in answer["results"]:
-                scores[row["index"]] = row["relevance_score"]
-        except (KeyError, TypeError, ValueError, IndexError) as error:
+            scores = np.array([row["probs"] for row in rows], np.float32).reshape(len(pairs.tokens))
+        except (KeyError, TypeError, ValueError) as error:
             raise EngineError(f"{url} gave no scores: {error!r}") from None
         if not np.isfinite(scores).all():
-            raise EngineError(f"{url} left out a score, or gave one that is no number")
+            raise EngineError(f"{url} gave a score that is no number")
         return scores
 
     def waiting_tokens(self, lane: Lane) -> int:
@@ -78,6 +73,17 @@ class VllmEngine:
         """Close the connections."""
         await self._client.aclose()
 
+    async def _rows(self, url: str, route: str, inputs: Ragged, body: dict[str, Any]) -> list[dict[str, Any]]:
+        """One row of the answer per input, in their order."""
+        answer = await self._post(url, route, {**body, "input": [ids.tolist() for ids in inputs]})
+        try:
+            rows = sorted(answer["data"], key=lambda row: row["index"])
+        except (KeyError, TypeError) as error:
+            raise EngineError(f"{url}{route} gave no rows: {error!r}") from None
+        if len(rows) != len(inputs):
+            raise EngineError(f"{url}{route} gave {len(rows)} rows for {len(inputs)} inputs")
+        return rows
+
     async def _post(self, url: str, route: str, body: dict[str, Any]) -> Any:
         for number in range(self._config.max_tries):
             if number:
@@ -87,15 +93,17 @@ class VllmEngine:
             except httpx.TransportError as error:
                 problem = repr(error)
                 continue
-            if answer.status_code in _BUSY:
-                problem = f"status {answer.status_code}"
+            told = f"status {answer.status_code}: {answer.text[:_SHOWN_CHARS]}"
+            if answer.status_code == httpx.codes.TOO_MANY_REQUESTS or answer.is_server_error:
+                # vLLM answers 500 on a kept connection while it shuts down; another one of its pods may not.
+                problem = told
                 continue
             if answer.status_code != httpx.codes.OK:
-                raise EngineError(f"{url}{route} answered {answer.status_code}")
+                raise EngineError(f"{url}{route} answered with {told}")
             try:
                 return answer.json()
             except ValueError as error:
                 raise EngineError(f"{url}{route} answered something other than JSON: {error}") from None
         if problem.startswith("status 429"):
             raise OverloadedError(_FIRST_PAUSE_S * 2**self._config.max_tries)
-        raise EngineError(f"{url}{route} cannot be reached after {self._config.max_tries} tries: {problem}")
+        raise EngineError(f"{url}{route} gave no answer in {self._config.max_tries} tries: {problem}")
