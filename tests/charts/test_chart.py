@@ -103,7 +103,7 @@ def metric_names() -> set[str]:
 def test_dashboard_alerts_and_scaling_ask_for_metrics_that_exist() -> None:
     dashboard = json.loads((CHART / "files" / "dashboard.json").read_text())
     [rules] = of_kind(objects("cpu"), "PrometheusRule")
-    [scaled, _] = of_kind(objects("gpu"), "ScaledObject")
+    [scaled] = of_kind(objects("cpu", "autoscaling.type=keda", "autoscaling.prometheus=http://prometheus"), "ScaledObject")
     asked = [target["expr"] for panel in dashboard["panels"] for target in panel["targets"]]
     asked += [rule["expr"] for group in rules["spec"]["groups"] for rule in group["rules"]]
     asked += [trigger["metadata"]["query"] for trigger in scaled["spec"]["triggers"]]
@@ -111,6 +111,29 @@ def test_dashboard_alerts_and_scaling_ask_for_metrics_that_exist() -> None:
     assert names <= metric_names(), names - metric_names()
     shown = {name for target in asked for name in re.findall(r"phasor_\w+?(?=_bucket|_sum|_count|\W|$)", target)}
     assert {re.sub("_(bucket|sum|count)$", "", name) for name in metric_names()} <= shown  # nothing is measured for nobody
+
+
+def test_keda_scales_what_computes_and_nothing_else_sets_its_number() -> None:
+    found = objects("gpu")
+    numbers = {tree["metadata"]["name"]: tree["spec"].get("replicas") for tree in of_kind(found, "Deployment")}
+    scaled = {tree["spec"]["scaleTargetRef"]["name"]: tree["spec"]["triggers"][0]["metadata"] for tree in of_kind(found, "ScaledObject")}
+    engines = {f"rel-phasor-{track}-{role}" for track in ("blue", "green") for role in ("embed", "rerank")}
+    assert set(scaled) == {name for name, number in numbers.items() if number is None} == engines
+    for name, trigger in scaled.items():
+        assert f'{{namespace="search", pod=~"{name}-.*"}}' in trigger["query"] and trigger["threshold"] == "32"
+    assert numbers["rel-phasor-blue"] == 1 and numbers["rel-phasor-green"] == 2
+    changed = objects("cpu", "autoscaling.type=keda", "autoscaling.prometheus=http://prometheus")
+    [own], [gateway] = of_kind(changed, "ScaledObject"), of_kind(changed, "Deployment")
+    assert own["spec"]["scaleTargetRef"]["name"] == gateway["metadata"]["name"] and "replicas" not in gateway["spec"]
+
+
+def test_prometheus_can_read_what_keda_asks_for() -> None:
+    [engines] = [tree for tree in of_kind(objects("gpu"), "ServiceMonitor") if tree["metadata"]["name"].endswith("-engine")]
+    [expression] = engines["spec"]["selector"]["matchExpressions"]
+    services = [tree["metadata"]["labels"].get(expression["key"]) for tree in of_kind(objects("gpu"), "Service")]
+    assert set(expression["values"]) == {"embed", "rerank"} <= set(services)
+    [policy] = [tree for tree in of_kind(objects("gpu"), "NetworkPolicy") if tree["metadata"]["name"].endswith("-engine")]
+    assert {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "monitoring"}}} in policy["spec"]["ingress"][0]["from"]
 
 
 def test_the_metrics_of_a_running_server_are_those(server: world.Served) -> None:

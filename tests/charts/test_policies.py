@@ -114,7 +114,8 @@ def test_every_pod_is_behind_a_default_deny_and_may_only_what_it_needs(case: str
         assert all("from" in rule for rule in entrances) and all("ports" in rule for rule in exits), name
         assert len(entrances) == (component != "test"), name
         if component in ("embed", "rerank"):
-            [peer] = entrances[0]["from"]
+            peer, *others = entrances[0]["from"]
+            assert all("namespaceSelector" in other for other in others)  # who reads metrics
             assert peer["podSelector"]["matchLabels"]["app.kubernetes.io/component"] == "gateway"
     assert len(of_kind(objects(case, "networkPolicy.enabled=false"), "NetworkPolicy")) == 0
 

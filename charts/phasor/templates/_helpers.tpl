@@ -49,6 +49,11 @@ capabilities: {drop: [ALL]}
 seccompProfile: {type: RuntimeDefault}
 {{- end -}}
 
+{{/* Whether something else decides how many gateways there are. KEDA scales vLLM where that computes. */}}
+{{- define "phasor.scalesGateway" -}}
+{{- or (eq .Values.autoscaling.type "hpa") (and (eq .Values.autoscaling.type "keda") (eq .Values.engine "builtin")) -}}
+{{- end -}}
+
 {{/* Port of a URL. */}}
 {{- define "phasor.port" -}}
 {{- $host := (urlParse .).host -}}
