@@ -41,7 +41,7 @@ def save_model(folder: Path, *, answers: bool) -> Path:
     tokenizer = Qwen2Tokenizer(vocab=vocabulary, merges=[], eos_token=END, pad_token=END, chat_template=TEMPLATE)
     tokenizer.add_tokens([AddedToken(text, normalized=False) for text in [*ANSWERS, *(ANSWERS.values() if answers else ())]])
     end = tokenizer.eos_token_id
-    size = 16
+    size = 64  # vLLM wants heads of at least 32 on a CPU
     config = Qwen2Config(
         vocab_size=len(tokenizer), hidden_size=size, intermediate_size=size, num_hidden_layers=1,
         num_attention_heads=2, num_key_value_heads=2, eos_token_id=end, pad_token_id=end, tie_word_embeddings=False,
