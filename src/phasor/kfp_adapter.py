@@ -21,9 +21,10 @@ from phasor.pipeline.launch import launch, told
 from phasor.pipeline.plan import Slice, make_plan
 from phasor.pipeline.result import make_result, publish_result
 from phasor.recipe import Recipe
-from phasor.settings import pod_settings
+from phasor.settings import pod_settings, store_settings
 from phasor.storage.dvc import bring, check
 from phasor.storage.mirror import mirrored
+from phasor.storage.store import reach
 
 GATHERED = ("data", "mined")
 """Inputs that the gathered folder holds, in the layout of a work folder."""
@@ -43,7 +44,7 @@ Given = Artifact | Sequence[Artifact] | None
 def run_fetch(
     recipe: str, overrides: Sequence[str], data_rev: Mapping[str, str], code_rev: str, roles: Sequence[str], run_note: str, card: Artifact
 ) -> Any:
-    """Check a run's form and find every file of its data revision whole in the remote.
+    """Check a run's form and the object store, and find every file of its data revision whole in the remote.
 
     Args:
         recipe, overrides, data_rev, code_rev, roles, run_note: the pipeline's parameters.
@@ -58,6 +59,7 @@ def run_fetch(
             raise RecipeError(f"code_rev: this image holds the code {own}, the run asks for {code_rev}. Name an image built from it.")
         form = read_form(recipe, overrides, roles)
         plan = make_plan(form, data_rev, code_digest)
+        reach(store_settings())
         check(plan.files())
         title = [f"# {form.name}", run_note, f"Code `{own}`, roles {', '.join(form.roles)}, tasks {', '.join(form.tasks)}."]
         rows = [f"- `{path}` at `{digest}`" for path, digest in sorted(data_rev.items())]

@@ -120,7 +120,8 @@ def _secret(folder: str, name: str) -> str:
     try:
         return (Path(folder) / name).read_text(encoding="utf-8").strip()
     except OSError as error:
-        raise PhasorError(f"PHASOR_S3_SECRET={folder} holds no readable {name}: {error.strerror}. Mount the secret with it.") from None
+        reason = f"PHASOR_S3_SECRET={folder} holds no readable {name}: {error.strerror}."
+        raise PhasorError(f"{reason} Make the profile's secret in this namespace, with that key, or name another.") from None
 
 
 def prefer_own_commands() -> None:

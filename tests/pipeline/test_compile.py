@@ -166,7 +166,8 @@ def test_every_pod_is_what_its_profile_says(path: Path) -> None:
         assert not [value for key, value in values.items() if "KEY" in key or "PASSWORD" in key]
         if name != "gather":
             assert profile.storage and values["PHASOR_S3_ENDPOINT"] == profile.storage.endpoint
-            assert {mount["secretName"] for mount in kubernetes["secretAsVolume"]} == {profile.storage.secret}
+            (mount,) = kubernetes["secretAsVolume"]
+            assert mount["secretName"] == profile.storage.secret and mount["optional"]
         command = " ".join([*container["command"], *container["args"]])
         assert "pip install" not in command and "phasor.kfp_adapter import run_" in command
 

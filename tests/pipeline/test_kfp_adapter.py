@@ -17,7 +17,7 @@ from phasor.artifacts import digest_artifact, read_manifest, sha256_file, verify
 from phasor.code_rev import code_digest
 from phasor.kfp_adapter import with_checkpoints
 from phasor.pipeline.plan import make_plan
-from phasor.pipeline.result import read_result
+from phasor.pipeline.result import make_result, read_result
 from phasor.recipe import Recipe, load_recipe
 from phasor.runner import execute, make_job
 
@@ -106,6 +106,30 @@ def test_gathered_branches_keep_their_manifests(make_project: MakeProject, tmp_p
     code, text = run("gather", {}, folders, out)
     assert code == 0, text
     assert read_manifest(out / "tasks" / "code" / "mined") == read_manifest(work / "code" / "mined")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"PHASOR_S3_SECRET": "/nowhere"}, "PHASOR_S3_SECRET=/nowhere holds no readable accesskey"),
+        ({"PHASOR_CHECKPOINTS": "s3://nowhere/checkpoints"}, "answers NoSuchBucket: The specified bucket does not exist"),
+        ({"PHASOR_RESULTS": "s3://nowhere/results"}, "answers NoSuchBucket: The specified bucket does not exist"),
+        ({"AWS_SECRET_ACCESS_KEY": "wrong"}, "answers SignatureDoesNotMatch"),
+    ],
+)
+def test_a_store_that_refuses_ends_the_first_task(
+    changes: dict[str, str], message: str, make_project: MakeProject, minio: Server, tmp_path: Path
+) -> None:
+    _, path = make_project()
+    told = form(path, data_rev=put_files(minio, path.parent))
+    code, text = run("fetch", told, {}, tmp_path / "out", **minio.environment() | changes)
+    assert code == 2 and "phasor fetch: " in text and message in text and "Traceback" not in text
+
+
+def test_a_bundle_below_a_root_of_kfps_own_is_named_as_promotion_and_server_read_it(tmp_path: Path) -> None:
+    bundle, report = make_outputs(tmp_path, "weights")
+    for scheme in ("minio", "s3"):
+        assert make_result("abc", f"{scheme}://mlpipeline/v2/package/bundle", bundle, report).bundle == "s3://mlpipeline/v2/package/bundle"
 
 
 @pytest.mark.parametrize("fallen", [None, "code"])

@@ -56,9 +56,10 @@ def _processes(component: str, pod: Pod) -> dict[str, str]:
 
 
 def _mount_store(task: PipelineTask, storage: Storage) -> None:
-    kubernetes.use_secret_as_volume(task, secret_name=storage.secret, mount_path=SECRET_DIR)
+    # Optional: without it the first task ends and says so, where Kubernetes would let it wait for hours and say nothing.
+    kubernetes.use_secret_as_volume(task, secret_name=storage.secret, mount_path=SECRET_DIR, optional=True)
     if storage.ca_config_map:
-        kubernetes.use_config_map_as_volume(task, config_map_name=storage.ca_config_map, mount_path=CA_DIR)
+        kubernetes.use_config_map_as_volume(task, config_map_name=storage.ca_config_map, mount_path=CA_DIR, optional=True)
     places = {"PHASOR_DVC_REMOTE": storage.remote, "PHASOR_CHECKPOINTS": storage.checkpoints, "PHASOR_RESULTS": storage.results}
     for name, value in (store_environment(storage) | places).items():
         task.set_env_variable(name, value)

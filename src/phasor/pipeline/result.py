@@ -16,6 +16,7 @@ from phasor.reporting import RunReport
 from phasor.settings import store_settings
 from phasor.storage.store import Place, Store
 
+_MINIO = "minio://"
 log = logging.getLogger(__name__)
 
 
@@ -51,7 +52,7 @@ def make_result(run: str, location: str, bundle: Path, report: Path) -> Result:
 
     Args:
         run: KFP's id.
-        location: of the bundle in the store.
+        location: of the bundle in the store, as KFP names it: minio:// is its word for S3 where no pipeline root is set.
         bundle, report: the folders, here.
 
     Raises:
@@ -62,7 +63,7 @@ def make_result(run: str, location: str, bundle: Path, report: Path) -> Result:
     return Result(
         run=run,
         name=told.name,
-        bundle=location,
+        bundle=f"s3://{location.removeprefix(_MINIO)}" if location.startswith(_MINIO) else location,
         sha256=sha256_file(bundle / MANIFEST),
         code_rev=told.code_rev,
         gates={role: scores.gate for role, scores in told.roles.items()},

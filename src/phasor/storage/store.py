@@ -196,6 +196,13 @@ class Store:
             ) from None
 
 
+def reach(settings: StoreSettings) -> None:
+    """See that the store answers for the places that a run writes to, those that are set. Raises StorageError."""
+    for uri in filter(None, (settings.checkpoints, settings.results)):
+        place = Place.parse(uri)
+        Store(settings).names(Place(place.bucket, place.key("reached")))
+
+
 def _rewound(stream: Any) -> Any:
     """A target for another try: emptied."""
     stream.seek(0)
