@@ -2,11 +2,14 @@
 
 import re
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
-from tests.minio_server import BUCKET, Server
+import yaml
+from tests.minio_server import BUCKET, PASSWORD, USER, Server
 
 from phasor.artifacts import verify
 from phasor.phases import PHASES
@@ -23,30 +26,29 @@ Output = tuple[str, str | None, str | None, str]
 
 @dataclass(frozen=True)
 class Live:
-    """A KFP server whose runs execute in our namespace.
+    """A KFP server.
 
     Attributes:
-        home: that namespace.
+        home: namespace in which its runs execute: ours, or its own where it has a single user.
         store: with their artifacts.
-        url: of the API, from here.
-        token: of the account that retrains, good for KFP.
+        server: from here.
         profile: file of the platform.
     """
 
     home: Namespace
     store: Server
-    url: str
-    token: Path
+    server: submit.Server
     profile: Path
 
     @property
-    def server(self) -> submit.Server:
-        return submit.Server(self.url, self.home.name, str(self.token))
+    def credentials(self) -> list[str]:
+        """Arguments by which a command is known to the server; none where it has a single user."""
+        return ["--token-file", self.server.token_file] if self.server.token_file else []
 
     def submit(self, recipe: Path, *arguments: str, check: bool = True) -> tuple[str, str]:
         """`phasor pipeline submit`; returns the run's id and what the command said."""
         command = [sys.executable, "-m", "phasor", "pipeline", "submit", "--profile", str(self.profile), "--recipe", str(recipe)]
-        server = ["--host", self.url, "--namespace", self.home.name, "--token-file", str(self.token)]
+        server = ["--host", self.server.host, "--namespace", self.server.namespace, *self.credentials]
         told = run(*command, *server, *arguments, check=check, timeout=1500, folder=ROOT)
         found = re.search(r"/#/runs/details/([0-9a-f-]{36})", told.stdout)
         assert found, told.stdout + told.stderr
@@ -69,6 +71,24 @@ class Live:
         """The pods that did a task's work, by its name in the graph: one for each branch and try, the eldest first."""
         found = [pod for pod in self.home.get("pods", "-l", f"pipeline/runid={run_id}") if _works_for(pod, task)]
         return sorted(found, key=lambda pod: str(pod["metadata"]["creationTimestamp"]))
+
+
+@contextmanager
+def at_home(kfp: Namespace) -> Iterator[None]:
+    """Our store for the runs of a KFP with a single user, which execute in its own namespace; afterwards it has its own again."""
+    name = "kfp-launcher"
+    before = [config for config in kfp.get("configmaps") if config["metadata"]["name"] == name]
+    trees = yaml.safe_load_all((ROOT / "manifests" / "base" / "launcher.yaml").read_text())
+    ours = next(tree for tree in trees if tree["metadata"]["name"] == name)
+    kfp.secret("phasor-store", accesskey=USER, secretkey=PASSWORD)
+    kfp.kubectl("apply", "--server-side", "--force-conflicts", "-f", "-", text=yaml.safe_dump(ours))
+    try:
+        yield
+    finally:
+        kfp.kubectl("delete", f"configmap/{name}", "secret/phasor-store")
+        for config in before:
+            kept = {key: config["metadata"].get(key) for key in ("name", "labels", "annotations")}
+            kfp.kubectl("create", "-f", "-", text=yaml.safe_dump(config | {"metadata": kept}))
 
 
 def _works_for(pod: Object, task: str) -> bool:

@@ -1,4 +1,4 @@
-"""The compiled pipeline on a live, multi-user KFP: the same digests as `dvc repro`, cached, after a kill, from Git, with a wrong form."""
+"""The compiled pipeline on a live KFP of either kind: the same digests as `dvc repro`, cached, after a kill, from Git, a wrong form."""
 
 import json
 import os
@@ -6,12 +6,14 @@ import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.request import urlopen
 
 import pytest
 import yaml
 from tests.conftest import write_project
 from tests.gitops.world import git, make_deployment
-from tests.minio_server import BUCKET, Server
+from tests.minio_server import BUCKET
+from tests.minio_server import Server as Store
 from tests.pipeline.test_local_run import make_repository
 
 from phasor.artifacts import sha256_file
@@ -22,20 +24,20 @@ from phasor.phases import phase
 from phasor.pipeline.compile import compile_text
 from phasor.pipeline.profile import load_profile
 from phasor.pipeline.result import read_result
-from phasor.pipeline.submit import RunFailed, runs_named, submit
+from phasor.pipeline.submit import RunFailed, Server, runs_named, submit
 from phasor.recipe import Recipe
 
 from .cluster import Namespace, until
 from .component import SLOWER, assert_same
 from .conftest import ROOT
-from .kfp import RUNS, Live, every_output, made, worked
+from .kfp import RUNS, Live, at_home, every_output, made, worked
 
 KFP = os.environ.get("PHASOR_KFP", "")
 TASKS = ("basic", "code")
 SERVICE, PORT = "ml-pipeline", 8888
 pytestmark = [
     pytest.mark.slow, pytest.mark.timeout(2400),
-    pytest.mark.skipif(not KFP, reason="PHASOR_KFP does not name a namespace with a multi-user Kubeflow Pipelines"),
+    pytest.mark.skipif(not KFP, reason="PHASOR_KFP does not name a namespace with Kubeflow Pipelines"),
 ]  # fmt: skip
 
 
@@ -63,16 +65,24 @@ class Project:
 
 
 @pytest.fixture(scope="module")
-def live(namespace: Namespace, store: Server, images: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
+def live(namespace: Namespace, store: Store, images: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
     folder = tmp_path_factory.mktemp("live")
-    token = folder / "token"
-    token.write_text(namespace.kubectl("create", "token", "retrain", "--audience=pipelines.kubeflow.org", "--duration=2h").stdout)
+    token, platform = folder / "token", folder / "profile.yaml"
     profile = yaml.safe_load((ROOT / "pipelines" / "profiles" / "cpu.yaml").read_text())
     profile |= {"image": images["phasor"], "backoff": "5s", "checkpoint_steps": 10}
     profile["pods"] = {"default": {"cpu": "500m", "memory": "3Gi"}}  # two at once on two cores
-    (folder / "profile.yaml").write_text(yaml.safe_dump(profile))
     with Namespace(KFP).forward(f"service/{SERVICE}", PORT) as url:
-        yield Live(namespace, store, url, token, folder / "profile.yaml")
+        with urlopen(f"{url}/apis/v2beta1/healthz", timeout=60) as answer:
+            shared = json.load(answer)["multi_user"]
+        if shared:
+            token.write_text(namespace.kubectl("create", "token", "retrain", "--audience=pipelines.kubeflow.org", "--duration=2h").stdout)
+            platform.write_text(yaml.safe_dump(profile))
+            yield Live(namespace, store, Server(url, namespace.name, str(token)), platform)
+        else:
+            profile["storage"]["endpoint"] = f"http://minio.{namespace.name}:9000"
+            platform.write_text(yaml.safe_dump(profile))
+            with at_home(Namespace(KFP)):
+                yield Live(Namespace(KFP), store, Server(url), platform)
 
 
 @pytest.fixture(scope="module")
@@ -137,24 +147,26 @@ def test_the_same_run_again_comes_from_the_cache(project: Project, tmp_path: Pat
     assert result.bundle.startswith(f"s3://{BUCKET}/{RUNS}/{project.first}/package/")
 
 
-def test_a_request_in_git_becomes_one_run_and_a_promotion(project: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_request_in_git_becomes_one_run_and_a_promotion(
+    namespace: Namespace, project: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     live = project.live
     monkeypatch.chdir(ROOT)
     deployment = make_deployment(tmp_path)
     render = ["gitops", "render", str(deployment.request), "--profile", str(live.profile), "--recipe", str(project.path)]
-    where = ["--namespace", live.home.name, "--kfp-namespace", live.home.name, "--host", f"http://{SERVICE}.{KFP}:{PORT}"]
+    where = ["--namespace", namespace.name, "--kfp-namespace", live.server.namespace, "--host", f"http://{SERVICE}.{KFP}:{PORT}"]
     assert main([*render, *where]) == 0
     deployment.push("retrain")
     request = Request.read(deployment.request)
     for _ in range(2):  # as for a GitOps tool that makes the Job anew
-        live.home.kubectl("apply", "-k", str(deployment.request))
-        live.home.kubectl("wait", "--for=condition=complete", f"job/{request.job_name}", "--timeout=900s")
+        namespace.kubectl("apply", "-k", str(deployment.request))
+        namespace.kubectl("wait", "--for=condition=complete", f"job/{request.job_name}", "--timeout=900s")
         (run,) = runs_named(live.server, request.run_name)
         assert run.state == "SUCCEEDED"
-        assert f"bundle s3://{BUCKET}/{RUNS}/{project.first}/package/" in live.home.logs(f"job-name={request.job_name}")
-        live.home.kubectl("delete", "job", request.job_name)
-    promote = ["gitops", "promote", str(deployment.request), "--values", str(deployment.values), "--host", live.url]
-    assert main([*promote, "--token-file", str(live.token)]) == 0
+        assert f"bundle s3://{BUCKET}/{RUNS}/{project.first}/package/" in namespace.logs(f"job-name={request.job_name}")
+        namespace.kubectl("delete", "job", request.job_name)
+    promote = ["gitops", "promote", str(deployment.request), "--values", str(deployment.values), "--host", live.server.host]
+    assert main([*promote, *live.credentials]) == 0
     deployment.merge(f"promote/blue-{request.short_key}")
     result = read_result(f"s3://{BUCKET}/results", project.first)
     values = yaml.safe_load(git(deployment.origin, "show", "main:serving/values.yaml"))
