@@ -84,6 +84,12 @@ def test_an_object_is_found_in_its_wrapping(content: str) -> None:
     assert parse(Query, content).query == "x"
 
 
+def test_line_breaks_and_control_characters_become_spaces() -> None:
+    assert parse(Query, '{"query": "\nread a\r\n\\tgzip\x12file "}').query == "read a gzip file"
+    with pytest.raises(ValueError, match="invalid_fields"):
+        parse(Query, '{"query": "\n\\n"}')
+
+
 @pytest.mark.parametrize("content", ["", "x", "{", '{"query": "x', '{"query": "a"} {"query": "b"}', "[1]", '"x"'])
 def test_what_is_no_object_is_invalid(content: str) -> None:
     with pytest.raises(ValueError, match="invalid"):

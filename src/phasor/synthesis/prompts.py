@@ -6,12 +6,13 @@ quoted as data, between two lines that it cannot contain.
 
 import hashlib
 import json
+import re
 from collections.abc import Sequence
 from functools import cache
 from importlib import resources
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from phasor.config.data import LANGUAGES
 from phasor.synthesis.requirements import DIFFICULTIES, TYPES, Requirement
@@ -41,8 +42,14 @@ class Query(BaseModel):
 
     query: str = Field(min_length=1)
 
+    @field_validator("query", mode="before")
+    @classmethod
+    def _one_line(cls, value: Any) -> Any:
+        return _CONTROLS.sub(" ", value) if isinstance(value, str) else value
+
 
 Answer = TypeVar("Answer", bound=BaseModel)
+_CONTROLS = re.compile(r"[\x00-\x1f\x7f]+")
 
 # Written out rather than taken from pydantic: flat, without references or titles, as constrained decoders like it.
 SCHEMAS: dict[type[BaseModel], dict[str, Any]] = {
@@ -90,7 +97,8 @@ def parse(kind: type[Answer], content: str) -> Answer:
     start, end = content.find("{"), content.rfind("}")
     try:
         # From the first brace to the last: some models wrap their object in a code fence whatever they are told.
-        tree = json.loads(content[start : end + 1] if start >= 0 else content)
+        # Constrained decoders let a line break stand in a string as it is, which JSON forbids.
+        tree = json.loads(content[start : end + 1] if start >= 0 else content, strict=False)
     except ValueError:
         raise ValueError("invalid_json") from None
     try:
