@@ -2,7 +2,7 @@
 
     python benchmarks/sizing.py work/bundle other/bundle
 
-Passages of about 120 words come in requests of 16 from four callers, queries of about 12 words one at a time, and queries with 32
+Passages of about 120 words come in requests of 16 from several callers, queries of about 12 words one at a time, and queries with 16
 passages each for the reranker, all with kept connections. Tokens are those that the server reports, without padding. Memory is resident:
 after the first answers, and the most that was seen under load.
 """
@@ -56,7 +56,7 @@ def weights(folder: Path) -> int:
     return found
 
 
-def row(folder: Path, precision: str, seconds: float) -> tuple[str, ...]:
+def row(folder: Path, precision: str, callers: int, seconds: float) -> tuple[str, ...]:
     """Measure one bundle."""
     name = open_bundle(folder).recipe.name
     reranker = (folder / "rerank").is_dir()
@@ -72,19 +72,19 @@ def row(folder: Path, precision: str, seconds: float) -> tuple[str, ...]:
         return embed([next(short)], "query")(client)
 
     def rerank(client: httpx.AsyncClient) -> Awaitable[httpx.Response]:
-        return client.post("/v1/rerank", json={"model": name, "query": next(short), "documents": list(itertools.islice(long, 32))})
+        return client.post("/v1/rerank", json={"model": name, "query": next(short), "documents": list(itertools.islice(long, 16))})
 
     with running(ours(folder, precision), name) as pid:
         server = psutil.Process(pid)
         engine = re.search(r'engine="builtin-(\w+)"', httpx.get(f"{URL}/metrics").text)
         sizes = [server.memory_info().rss]
-        _, tokens, took = asyncio.run(load(passages, 4, seconds))
+        _, tokens, took = asyncio.run(load(passages, callers, seconds))
         sizes.append(server.memory_info().rss)
         alone, _, _ = asyncio.run(load(query, 1, seconds))
         pairs: Any = "-"
         if reranker:
-            times, _, longer = asyncio.run(load(rerank, 2, seconds))
-            pairs = f"{32 * len(times) / longer:,.0f}"
+            times, _, longer = asyncio.run(load(rerank, callers, seconds))
+            pairs = f"{16 * len(times) / longer:,.0f}"
             sizes.append(server.memory_info().rss)
     counts = [f"{weights(folder / role) / 1e6:,.1f} M" for role in ("embed", "rerank") if (folder / role).is_dir()]
     used = engine[1] if engine else precision
@@ -96,11 +96,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("bundles", type=Path, nargs="+")
     parser.add_argument("--precision", default="auto", help="of the server; auto: the fastest that reproduces the golden answers")
+    parser.add_argument("--callers", type=int, default=4, help="fewer, if answers take longer than the server waits")
     parser.add_argument("--seconds", type=float, default=10.0, help="per kind of request")
     args = parser.parse_args()
     print("| " + " | ".join(HEADER) + " |\n|" + "---|" * len(HEADER))
     for folder in args.bundles:
-        print("| " + " | ".join(row(folder, args.precision, args.seconds)) + " |", flush=True)
+        print("| " + " | ".join(row(folder, args.precision, args.callers, args.seconds)) + " |", flush=True)
 
 
 if __name__ == "__main__":
