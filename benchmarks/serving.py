@@ -102,7 +102,7 @@ async def ask(url: str, model: str, case: Case, callers: int, seconds: float) ->
 
     async def call() -> None:
         async with httpx.AsyncClient(base_url=url, timeout=120) as client:
-            while time.monotonic() < start + seconds:
+            while time.monotonic() < start + seconds or not times:
                 body = {"model": model, "input": list(itertools.islice(texts, batch)), "encoding_format": "base64"}
                 began = time.monotonic()
                 (await client.post("/v1/embeddings", json=body)).raise_for_status()
@@ -110,8 +110,6 @@ async def ask(url: str, model: str, case: Case, callers: int, seconds: float) ->
                     times.append(time.monotonic() - began)
 
     await asyncio.gather(*(call() for _ in range(callers)))
-    if not times:
-        raise SystemExit(f"{length} x{batch}: no request began and ended within {seconds} s; raise --seconds")
     p50, p99 = np.percentile(times, [50, 99])
     return {"texts_per_s": len(times) * batch / (time.monotonic() - start), "p50_ms": 1000 * p50, "p99_ms": 1000 * p99}
 
