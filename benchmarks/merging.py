@@ -71,7 +71,12 @@ def held_out(model: PreTrainedModel, args: argparse.Namespace) -> HeldOut[tuple[
         q_QD, p_QD = (F.normalize(model.base_model(ids).last_hidden_state[:, -1], dim=-1) for ids in batch)
         return F.cross_entropy(q_QD @ p_QD.T / TEMPERATURE, torch.arange(len(q_QD)))
 
-    return HeldOut(batches, loss)  # type: ignore[arg-type]
+    def backward(batch: tuple[Tensor, Tensor], factor: float) -> float:
+        value = loss(batch)
+        torch.autograd.backward(factor * value)
+        return value.item()
+
+    return HeldOut(batches, loss, backward)  # type: ignore[arg-type]
 
 
 def ours(folder: Path, args: argparse.Namespace) -> dict[str, float]:
