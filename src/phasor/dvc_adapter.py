@@ -134,8 +134,7 @@ def dependants(needed: Mapping[str, set[str]]) -> dict[str, int]:
 
 def side_by_side(needed: Mapping[str, set[str]]) -> dict[str, int]:
     """How many stages could run at the same time as each stage, itself among them: those that neither need it nor are needed."""
-    waiting = dependants(needed)
-    return {name: len(needed) - len(needed[name]) - waiting[name] for name in needed}
+    return {name: sum(other not in needed[name] and name not in others for other, others in needed.items()) for name in needed}
 
 
 def _die_quietly() -> None:
