@@ -2,7 +2,6 @@
 
 import os
 import shutil
-import socket
 import subprocess
 import time
 import urllib.request
@@ -13,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from minio import Minio
+from tests.ports import free_port
 
 USER, PASSWORD = "phasor-test", "phasor-test-secret"
 BUCKET = "phasor"
@@ -57,9 +57,7 @@ def binary() -> str:
 def minio_server(folder: Path) -> Iterator[Server]:
     """Start a server on a free port, with one bucket."""
     program = binary()
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{free.getsockname()[1]}"
+    address = f"127.0.0.1:{free_port()}"
     environment = {**os.environ, "MINIO_ROOT_USER": USER, "MINIO_ROOT_PASSWORD": PASSWORD, "MINIO_BROWSER": "off", "MINIO_UPDATE": "off"}
     command = [program, "server", str(folder), "--address", address, "--quiet"]
     with (folder.parent / "minio.log").open("w") as log, subprocess.Popen(command, env=environment, stdout=log, stderr=log) as process:

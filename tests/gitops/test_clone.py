@@ -10,6 +10,7 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import pytest
+from tests.ports import free_port
 
 from phasor.cli import main
 
@@ -19,9 +20,7 @@ from .world import Deployment
 @pytest.fixture
 def address(tmp_path: Path) -> Iterator[str]:
     """HOST:PORT of a Git server that has the repositories of this machine under their paths."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     command = [sys.executable, "-m", "dulwich", "web-daemon", "-l", "127.0.0.1", "-p", str(port), "/"]
     with (tmp_path / "log").open("w") as log, subprocess.Popen(command, stdout=log, stderr=log) as process:
         deadline = time.monotonic() + 60

@@ -4,7 +4,6 @@ import base64
 import json
 import os
 import shutil
-import socket
 import subprocess
 import threading
 import time
@@ -18,6 +17,7 @@ import httpx
 import pytest
 import torch
 from tests.charts.rendered import objects, of_kind
+from tests.ports import free_port
 from torch.nn.functional import normalize
 from transformers import AutoModel, AutoModelForSequenceClassification
 
@@ -52,9 +52,7 @@ def running(folder: Path, commands: Mapping[str, Sequence[str]]) -> Iterator[Ser
     with ExitStack() as stack:
         found: Servers = {}
         for name, command in commands.items():
-            with socket.socket() as free:
-                free.bind(("127.0.0.1", 0))
-                port = free.getsockname()[1]
+            port = free_port()
             log = stack.enter_context((folder / f"{name}.log").open("w"))
             # Compiling takes longer than all these tests, and changes nothing but speed.
             arguments = [*command, "--host=127.0.0.1", f"--port={port}", "--enforce-eager"]

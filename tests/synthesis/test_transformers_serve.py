@@ -1,7 +1,6 @@
 """Generation by a real server: `transformers serve` with two tiny Qwen2 models, one that answers and one of random weights."""
 
 import os
-import socket
 import subprocess
 import sys
 import time
@@ -11,6 +10,7 @@ from pathlib import Path
 import httpx
 import pytest
 from tests.phases.data_world import LSA, World
+from tests.ports import free_port
 
 from phasor.data.records import read_examples
 from phasor.errors import EndpointError
@@ -66,9 +66,7 @@ def save_model(folder: Path, *, answers: bool) -> Path:
 
 @pytest.fixture(scope="module")
 def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     log = tmp_path_factory.mktemp("serve") / "log"
     command = [Path(sys.executable).with_name("transformers"), "serve", "--host", "127.0.0.1", "--port", str(port), "--device", "cpu"]
     with log.open("w") as stream:
