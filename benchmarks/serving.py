@@ -22,7 +22,7 @@ import random
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -41,6 +41,7 @@ LENGTHS = {"short": 12, "long": 120}
 PORT = 8471
 URL = f"http://127.0.0.1:{PORT}"
 Case = tuple[str, int]
+Send = Callable[[httpx.AsyncClient], Awaitable[httpx.Response]]
 
 
 def make_texts(words: int, number: int = 4096) -> list[str]:
@@ -94,24 +95,38 @@ def ours(folder: Path, precision: str) -> list[str]:
     return [sys.executable, "-m", "phasor", "serve", str(folder), *settings]
 
 
-async def ask(url: str, model: str, case: Case, callers: int, seconds: float) -> dict[str, float]:
-    """Texts per second and latencies of one case, after a second of warming up."""
-    length, batch = case
-    texts, times = itertools.cycle(make_texts(LENGTHS[length])), []
+async def load(
+    url: str, send: Send, callers: int, seconds: float, seen: Callable[[httpx.Response], object] = lambda answer: None
+) -> tuple[list[float], float]:
+    """Seconds of every request, and how long it took, after a second of warming up; `seen` gets the answers that count."""
+    times: list[float] = []
     start = time.monotonic() + 1
 
     async def call() -> None:
         async with httpx.AsyncClient(base_url=url, timeout=120) as client:
             while time.monotonic() < start + seconds or not times:
-                body = {"model": model, "input": list(itertools.islice(texts, batch)), "encoding_format": "base64"}
                 began = time.monotonic()
-                (await client.post("/v1/embeddings", json=body)).raise_for_status()
+                answer = (await send(client)).raise_for_status()
                 if began >= start:
                     times.append(time.monotonic() - began)
+                    seen(answer)
 
     await asyncio.gather(*(call() for _ in range(callers)))
+    return times, time.monotonic() - start
+
+
+async def ask(url: str, model: str, case: Case, callers: int, seconds: float) -> dict[str, float]:
+    """Texts per second and latencies of one case."""
+    length, batch = case
+    texts = itertools.cycle(make_texts(LENGTHS[length]))
+
+    def send(client: httpx.AsyncClient) -> Awaitable[httpx.Response]:
+        body = {"model": model, "input": list(itertools.islice(texts, batch)), "encoding_format": "base64"}
+        return client.post("/v1/embeddings", json=body)
+
+    times, took = await load(url, send, callers, seconds)
     p50, p99 = np.percentile(times, [50, 99])
-    return {"texts_per_s": len(times) * batch / (time.monotonic() - start), "p50_ms": 1000 * p50, "p99_ms": 1000 * p99}
+    return {"texts_per_s": len(times) * batch / took, "p50_ms": 1000 * p50, "p99_ms": 1000 * p99}
 
 
 async def bare(folder: Path, case: Case, rounds: int) -> float:

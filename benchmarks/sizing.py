@@ -11,8 +11,7 @@ import argparse
 import asyncio
 import itertools
 import re
-import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable
 from pathlib import Path
 from typing import Any
 
@@ -22,29 +21,9 @@ import psutil
 from safetensors import safe_open
 
 from phasor.serving.bundle import open_bundle
-from serving import LENGTHS, URL, make_texts, ours, running
+from serving import LENGTHS, URL, Send, load, make_texts, ours, running
 
-Ask = Callable[[httpx.AsyncClient], Awaitable[httpx.Response]]
 HEADER = ("model", "weights", "precision", "tokens/s", "query, ms", "pairs/s", "MiB, idle", "MiB, load")
-
-
-async def load(ask: Ask, callers: int, seconds: float) -> tuple[list[float], int, float]:
-    """Seconds of every request, tokens of all, and how long it took, after a second of warming up."""
-    times: list[float] = []
-    tokens, start = 0, time.monotonic() + 1
-
-    async def call() -> None:
-        nonlocal tokens
-        async with httpx.AsyncClient(base_url=URL, timeout=300) as client:
-            while time.monotonic() < start + seconds or not times:
-                began = time.monotonic()
-                answer = (await ask(client)).raise_for_status().json()
-                if began >= start:
-                    times.append(time.monotonic() - began)
-                    tokens += answer["usage"]["total_tokens"]
-
-    await asyncio.gather(*(call() for _ in range(callers)))
-    return times, tokens, time.monotonic() - start
 
 
 def weights(folder: Path) -> int:
@@ -62,7 +41,7 @@ def row(folder: Path, precision: str, callers: int, seconds: float) -> tuple[str
     reranker = (folder / "rerank").is_dir()
     short, long = (itertools.cycle(make_texts(words)) for words in LENGTHS.values())
 
-    def embed(texts: list[str], input_type: str) -> Ask:
+    def embed(texts: list[str], input_type: str) -> Send:
         return lambda client: client.post("/v1/embeddings", json={"model": name, "input": texts, "input_type": input_type})
 
     def passages(client: httpx.AsyncClient) -> Awaitable[httpx.Response]:
@@ -78,18 +57,19 @@ def row(folder: Path, precision: str, callers: int, seconds: float) -> tuple[str
         server = psutil.Process(pid)
         engine = re.search(r'engine="builtin-(\w+)"', httpx.get(f"{URL}/metrics").text)
         sizes = [server.memory_info().rss]
-        _, tokens, took = asyncio.run(load(passages, callers, seconds))
+        tokens: list[int] = []
+        _, took = asyncio.run(load(URL, passages, callers, seconds, lambda answer: tokens.append(answer.json()["usage"]["total_tokens"])))
         sizes.append(server.memory_info().rss)
-        alone, _, _ = asyncio.run(load(query, 1, seconds))
+        alone, _ = asyncio.run(load(URL, query, 1, seconds))
         pairs: Any = "-"
         if reranker:
-            times, _, longer = asyncio.run(load(rerank, callers, seconds))
+            times, longer = asyncio.run(load(URL, rerank, callers, seconds))
             pairs = f"{16 * len(times) / longer:,.0f}"
             sizes.append(server.memory_info().rss)
     counts = [f"{weights(folder / role) / 1e6:,.1f} M" for role in ("embed", "rerank") if (folder / role).is_dir()]
     used = engine[1] if engine else precision
     mib = [f"{size / 2**20:,.0f}" for size in (sizes[0], max(sizes))]
-    return name, " + ".join(counts), used, f"{tokens / took:,.0f}", f"{1000 * float(np.median(alone)):.1f}", pairs, *mib
+    return name, " + ".join(counts), used, f"{sum(tokens) / took:,.0f}", f"{1000 * float(np.median(alone)):.1f}", pairs, *mib
 
 
 def main() -> None:
