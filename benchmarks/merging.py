@@ -71,9 +71,9 @@ def held_out(model: PreTrainedModel, args: argparse.Namespace) -> HeldOut[tuple[
         q_QD, p_QD = (F.normalize(model.base_model(ids).last_hidden_state[:, -1], dim=-1) for ids in batch)
         return F.cross_entropy(q_QD @ p_QD.T / TEMPERATURE, torch.arange(len(q_QD)))
 
-    def backward(batch: tuple[Tensor, Tensor], factor: float) -> float:
+    def backward(batch: tuple[Tensor, Tensor], _: Tensor) -> float:
         value = loss(batch)
-        torch.autograd.backward(factor * value)
+        torch.autograd.backward(value)
         return value.item()
 
     return HeldOut(batches, loss, backward)  # type: ignore[arg-type]

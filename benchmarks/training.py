@@ -41,6 +41,7 @@ from phasor.packaging.embed import write_embed
 from phasor.training.data import TaskData, make_set
 from phasor.training.loop import Training
 from phasor.training.objective import backward_loss
+from phasor.training.passes import LocalPasses
 from phasor.training.sampling import plan_steps
 
 SHAPES: dict[str, dict[str, int]] = {
@@ -104,8 +105,7 @@ def run_ours(args: argparse.Namespace, folder: Path) -> dict[str, float]:
     few = TaskData(texts.examples[: args.mini_batch], texts.passages)
     warm = make_set(network, {"text": few}, config.loss, 0)
     step = plan_steps(warm.task, warm.lengths, config, 0)[0]
-    backward_loss(network, network, torch.Tensor.backward, warm.batch(step), config.loss, step.mini_batch_tokens)
-    network.zero_grad()
+    backward_loss(network, LocalPasses(network), warm.batch(step), config.loss, step.mini_batch_tokens)
     before, start = peak_memory(), time.perf_counter()
     data = make_set(network, {"text": texts}, config.loss, 0)
     progress = Training(network, data, config, seed=0, scratch=folder / "scratch").run()

@@ -28,6 +28,8 @@ from phasor.settings import prefer_own_commands, threads_for, use_threads
 
 WORK = Path("work")
 PARAMS = "params.yaml"
+# Phases that spend their time in `side_by_side`, whose threads never wait for each other: each may have all cores.
+_SIDE_BY_SIDE = ("warmup", "train", "merge", "enhance", "evaluate")
 _HEADER = "# Rendered from params.yaml by `phasor dvc`: change the recipe and render again.\n"
 
 
@@ -99,8 +101,7 @@ def reproduce(recipe: Recipe, root: Path, workers: int, keep_warmup: bool = Fals
                 name = ready.pop(0)
                 keep = keep_warmup and name.startswith("warmup-") and all((root / out).exists() for out in known[name]["outs"])
                 arguments = ["commit", "--force"] if keep else ["repro", "--single-item"]
-                # The threads of `Network.infer`, which is nearly all of an evaluation, never wait for each other.
-                threads = threads_for(1 if name.startswith("evaluate-") else min(workers, sharing[name]))
+                threads = threads_for(1 if known[name]["cmd"].split()[1] in _SIDE_BY_SIDE else min(workers, sharing[name]))
                 arguments = ["--wait-for-lock", "--cd", str(root.resolve()), *arguments, "--quiet", name]
                 running[pool.submit(_dvc, arguments, threads)] = name
             for future in wait(running, return_when=FIRST_COMPLETED).done:

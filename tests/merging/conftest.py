@@ -80,9 +80,9 @@ def judge() -> Callable[..., HeldOut[Any]]:
     """Held-out batches under a loss that is differentiated in one go."""
 
     def make(batches: Mapping[str, Sequence[Any]], loss: Callable[[Any], torch.Tensor]) -> HeldOut[Any]:
-        def backward(batch: Any, factor: float) -> float:
+        def backward(batch: Any, _: torch.Tensor) -> float:
             value = loss(batch)
-            (factor * value).backward()
+            value.backward()
             return value.item()
 
         return HeldOut(batches, loss, backward)

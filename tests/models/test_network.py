@@ -9,7 +9,7 @@ import torch
 from transformers import PreTrainedTokenizerFast
 
 from phasor.config.model import ModelConfig
-from phasor.models import network
+from phasor.models import threads as passes
 from phasor.models.embedder import Embedder
 from phasor.models.tokens import TokenBatch
 
@@ -21,7 +21,7 @@ CONFIG = ModelConfig(max_query_tokens=24, max_passage_tokens=16, template="brief
 @pytest.fixture
 def embedder(make_model: MakeModel, tokenizer: PreTrainedTokenizerFast, monkeypatch: pytest.MonkeyPatch) -> Embedder:
     """One that needs a batch per text or two."""
-    monkeypatch.setattr(network, "_CPU_TOKENS", 20)
+    monkeypatch.setattr(passes, "_CPU_TOKENS", 20)
     return Embedder(make_model("qwen2", layers=2), tokenizer, CONFIG)
 
 

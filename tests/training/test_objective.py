@@ -1,14 +1,18 @@
 """The loss of a batch: whole, in pieces, and against the losses computed by hand."""
 
+import threading
+
 import pytest
 import torch
 import torch.nn.functional as F
 
 from phasor.config.base import Role
 from phasor.config.training import InfoNCEConfig
+from phasor.models import threads
 from phasor.models.network import Network
 from phasor.training.data import Batch, make_set
 from phasor.training.objective import backward_loss, batch_loss
+from phasor.training.passes import LocalPasses
 
 from .world import first_step, make_network, make_tasks, make_training
 
@@ -35,7 +39,7 @@ def test_pieces_give_the_gradients_of_the_whole(role: Role, max_tokens: int, dro
     whole.backward()
     expected = collected(network)
     torch.manual_seed(3)
-    value = backward_loss(network, network, torch.Tensor.backward, batch, loss, max_tokens)
+    value = backward_loss(network, LocalPasses(network, list(network.parameters())), batch, loss, max_tokens)
     found = collected(network)
     assert value == pytest.approx(whole.item(), rel=1e-6)
     assert found.keys() == expected.keys()
@@ -90,10 +94,53 @@ def test_matryoshka_adds_the_losses_of_the_truncated_vectors() -> None:
 
         def __init__(self, size: int) -> None:
             super().__init__()
-            self.size, self.batch = size, network.batch
+            self.size, self.batch, self.device, self.threaded = size, network.batch, network.device, network.threaded
 
         def forward(self, batch: object) -> torch.Tensor:
             return F.normalize(network(batch)[:, : self.size], dim=-1)
 
     expected = sum(batch_loss(Cut(size), batch, plain) for size in (16, 8, 4))  # type: ignore[arg-type]
     torch.testing.assert_close(batch_loss(network, batch, nested), expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.fixture
+def small_passes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(threads, "_CPU_TOKENS", 16)
+
+
+@pytest.mark.usefixtures("small_passes")
+@pytest.mark.parametrize("role", ["embed", "rerank"])
+def test_threads_change_no_bit_of_the_gradients(role: Role) -> None:
+    before, found = torch.get_num_threads(), []
+    try:
+        for number in (1, 3):
+            torch.set_num_threads(number)
+            network = make_network(role)
+            batch, passes = batch_of(network, role), LocalPasses(network, list(network.parameters()))
+            with network.steady():
+                backward_loss(network, passes, batch, make_training(role).loss, 48)
+            found.append(collected(network))
+            assert torch.get_num_threads() == number
+    finally:
+        torch.set_num_threads(before)
+    assert all(torch.equal(found[0][name], found[1][name]) for name in found[0])
+
+
+@pytest.mark.usefixtures("small_passes")
+def test_pieces_are_computed_at_the_same_time() -> None:
+    before, network, batch = torch.get_num_threads(), make_network("rerank"), batch_of(make_network("rerank"), "rerank")
+    together, seen = threading.Barrier(2), set[int]()
+
+    def meet(*_: object) -> None:
+        if len(seen) < 2:
+            together.wait(timeout=60)  # fails unless two passes are under way at once
+        seen.add(threading.get_ident())
+
+    network.register_forward_pre_hook(meet)
+    try:
+        torch.set_num_threads(2)
+        with network.steady():
+            backward_loss(network, LocalPasses(network, list(network.parameters())), batch, make_training("rerank").loss, 5000)
+    finally:
+        torch.set_num_threads(before)
+    assert len(seen) == 2

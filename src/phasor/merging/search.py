@@ -32,13 +32,13 @@ class HeldOut(Generic[Batch]):
     Attributes:
         batches: by task, at least one each; those of one task of nearly equal size.
         loss: training loss of one batch under whatever model is patched in, a scalar; called without gradients.
-        backward: as `loss`, and adds the gradient of that loss times a factor to the coefficients in force. A separate
-            function so that it may work piece by piece in bounded memory.
+        backward: as `loss`, and adds the gradient of that loss to the `grad` of the coefficients in force, which it is given. A
+            separate function so that it may work piece by piece in bounded memory.
     """
 
     batches: Mapping[str, Sequence[Batch]]
     loss: Callable[[Batch], Tensor]
-    backward: Callable[[Batch, float], float]
+    backward: Callable[[Batch, Tensor], float]
 
     def measure(self) -> Losses:
         """Mean loss per task over all batches, without gradients. Raises TrainingError if one is not finite."""
@@ -159,11 +159,11 @@ def _descend(method: Method, mixer: Mixer, held_out: HeldOut[Batch], penalty: fl
     leaf_MN = mixer.put(c_MN).requires_grad_()
     losses: Losses = {}
     for task, batches in held_out.batches.items():
-        losses[task] = held_out.backward(batches[step % len(batches)], 1 / len(held_out.batches))
+        losses[task] = held_out.backward(batches[step % len(batches)], leaf_MN)
     check_finite(losses, f"at search step {step}")
     row = {"step": step, "loss": mean(losses) + penalty * scale.item(), "losses": losses, **method.state()}
     assert leaf_MN.grad is not None
-    torch.autograd.backward([c_MN, penalty * scale], [leaf_MN.grad.to(c_MN), None])
+    torch.autograd.backward([c_MN, penalty * scale], [leaf_MN.grad.to(c_MN) / len(losses), None])
     return row | {"coefficients": describe(c_MN.detach(), method.vectors.tasks)}
 
 

@@ -4,9 +4,7 @@ Shapes: N sequences, L tokens of the longest, D hidden size.
 """
 
 import contextlib
-import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, Literal
 
@@ -18,17 +16,13 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from phasor.config.model import ModelConfig
 from phasor.models import decoder
+from phasor.models.threads import even_tokens, side_by_side, steady
 from phasor.models.tokens import Ids, Order, Ragged, Shared, TokenBatch, pad, plan_batches
 from phasor.progress import progress
 
 Precision = Literal["auto", "float32", "bfloat16"]
 Vectors = npt.NDArray[np.float32]
 
-# More tokens at once fall out of the processor's caches. A reranker of three layers with hidden size 144 and one thread: 870
-# pairs/s at 4,096, 1,110 at 2,048, 1,050 at 1,024; an embedder: 35,000 tokens/s at 4,096, 12,000 at 32,768.
-_CPU_TOKENS = 2048
-# Batches come in multiples of this, unless they would get so small that starting them costs more than computing them.
-_BATCHES, _LEAST_TOKENS = 4, 256
 # Tokens of a shared prefix that take the room of one token of a sequence: of them a batch holds keys and values only.
 SHARED_PER_TOKEN = 4
 
@@ -56,6 +50,21 @@ class Network(nn.Module):
     def device(self) -> torch.device:
         """Where the weights are."""
         return next(self.parameters()).device
+
+    @property
+    def is_random(self) -> bool:
+        """Whether training draws random numbers in every pass: dropout."""
+        attention = getattr(self.model.config, "attention_dropout", 0) or 0
+        return attention > 0 or any(isinstance(module, nn.Dropout) and module.p > 0 for module in self.modules())
+
+    @property
+    def threaded(self) -> bool:
+        """Whether passes of training may run side by side: on a CPU, and none takes random numbers that were another's."""
+        return self.device.type == "cpu" and not self.is_random
+
+    def steady(self) -> contextlib.AbstractContextManager[None]:
+        """Results that do not depend on the number of threads, where passes run side by side."""
+        return steady() if self.threaded else contextlib.nullcontext()
 
     @property
     def base(self) -> Any:
@@ -133,7 +142,7 @@ class Network(nn.Module):
         lengths = np.fromiter((len(s) for s in sequences), np.int64, len(sequences))
         if continued is not None:
             lengths = lengths + continued.lengths // SHARED_PER_TOKEN
-        groups = plan_batches(lengths, _even(int(lengths.sum()), max_tokens) if self.device.type == "cpu" else max_tokens)
+        groups = plan_batches(lengths, even_tokens(int(lengths.sum()), max_tokens) if self.device.type == "cpu" else max_tokens)
 
         def rows_of(group: Order) -> tuple[int, Vectors]:
             with torch.inference_mode():  # of a thread, not of the process
@@ -145,8 +154,8 @@ class Network(nn.Module):
         result: Vectors | None = None
         with contextlib.ExitStack() as stack:
             bar = stack.enter_context(progress(len(sequences), what, "text")) if what else None
-            side_by_side = stack.enter_context(_side_by_side(len(groups) if self.device.type == "cpu" else 1))
-            for group, (tokens, rows) in zip(groups, side_by_side(rows_of, groups), strict=True):
+            run = stack.enter_context(side_by_side(len(groups) if self.device.type == "cpu" else 1))
+            for group, (tokens, rows) in zip(groups, run(rows_of, groups), strict=True):
                 self.tokens += tokens
                 result = np.empty((len(sequences), *rows.shape[1:]), np.float32) if result is None else result
                 result[group] = rows
@@ -154,30 +163,3 @@ class Network(nn.Module):
                     bar.update(len(group))
         assert result is not None, "infer needs at least one sequence"
         return result
-
-
-def _even(tokens: int, max_tokens: int) -> int:
-    """Tokens per batch on a CPU, so that the last batches are not left to one thread; the same for any number of threads."""
-    most = min(max_tokens, _CPU_TOKENS)
-    batches = math.ceil(tokens / most / _BATCHES) * _BATCHES
-    return min(most, max(math.ceil(tokens / batches), _LEAST_TOKENS))
-
-
-@contextlib.contextmanager
-def _side_by_side(tasks: int) -> Iterator[Callable[..., Iterable[Any]]]:
-    """A `map` that works on as many tasks at once as torch may use threads, each of them with one.
-
-    Small models spend more time on waiting for the other threads of a matrix product than on the product: two tasks
-    side by side take half as long as both one after the other. And the sums inside come out alike for any number of threads.
-    """
-    threads = torch.get_num_threads()
-    if min(tasks, threads) < 2:
-        yield map
-        return
-    pool = ThreadPoolExecutor(min(tasks, threads), initializer=torch.set_num_threads, initargs=(1,))
-    try:
-        torch.set_num_threads(1)
-        yield pool.map
-    finally:
-        pool.shutdown(cancel_futures=True)
-        torch.set_num_threads(threads)

@@ -21,6 +21,7 @@ from phasor.phases import Job, Paths
 from phasor.training.adapters import check_base
 from phasor.training.data import Batch, heldout_batches
 from phasor.training.objective import backward_loss, batch_loss
+from phasor.training.passes import LocalPasses
 from phasor.training.phase import read_tasks
 
 
@@ -42,12 +43,13 @@ def run(job: Job, inputs: Paths, outputs: Paths) -> Report:
     held_out = _held_out(job, inputs, network, cost)
     schedule = Schedule(config.search_steps, config.learning_rate, config.penalty, config.eval_steps)
     method = build_method(config.merge, vectors, recipe.seed)
-    with mixed(network.model, method.vectors) as mixer:
-        found = search(method, mixer, held_out, schedule, job.name)
     comparison = []
-    if config.compare_methods:
-        chosen = Row(config.merge.method, "tuned" if method.parameters else "fixed", found.best.losses, found.best.scale)
-        comparison = [chosen, *compare(network.model, vectors, held_out, schedule, recipe.seed, skip=config.merge.method)]
+    with network.steady():
+        with mixed(network.model, method.vectors) as mixer:
+            found = search(method, mixer, held_out, schedule, job.name)
+        if config.compare_methods:
+            chosen = Row(config.merge.method, "tuned" if method.parameters else "fixed", found.best.losses, found.best.scale)
+            comparison = [chosen, *compare(network.model, vectors, held_out, schedule, recipe.seed, skip=config.merge.method)]
     fold_into(network.model, method.vectors, found.best.coefficients)
     save_model(network.model, tokenizer, target)
     trace = trace_json(config.merge, vectors, method.vectors.tasks, found, comparison)
@@ -105,8 +107,8 @@ def _held_out(job: Job, inputs: Paths, network: Network, cost: Cost) -> HeldOut[
         count_in(batch)
         return batch_loss(network, batch, training.loss, max_tokens)
 
-    def backward(batch: Batch, factor: float) -> float:
+    def backward(batch: Batch, coefficients: torch.Tensor) -> float:
         count_in(batch)
-        return backward_loss(network, network, lambda value: torch.autograd.backward(factor * value), batch, training.loss, max_tokens)
+        return backward_loss(network, LocalPasses(network, [coefficients]), batch, training.loss, max_tokens)
 
     return HeldOut(batches, loss, backward)

@@ -3,7 +3,7 @@
 Shapes: N rows of this rank, M rows of all ranks, D row size.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any, Protocol
 
 import numpy as np
@@ -13,8 +13,11 @@ import torch.distributed as dist
 from torch import Tensor
 
 from phasor.config.training import TrainingConfig
+from phasor.losses.gradcache import Passes
 from phasor.models.network import Network
+from phasor.models.tokens import TokenBatch
 from phasor.settings import settings
+from phasor.training.passes import LocalPasses
 
 State = dict[str, Tensor]
 MOMENTS = ("exp_avg", "exp_avg_sq")
@@ -104,13 +107,8 @@ class _Gather(torch.autograd.Function):
         return parts[rank()]
 
 
-class Engine(Protocol):
-    """What the loop needs: forward, backward, step, and a state that survives."""
-
-    forward: Callable[..., Tensor]
-
-    def backward(self, loss: Tensor) -> None:
-        """Accumulate gradients."""
+class Engine(Passes[TokenBatch], Protocol):
+    """What the loop needs: forward and backward passes, step, and a state that survives."""
 
     def step(self, learning_rate: float) -> float:
         """Clip, update the weights, clear the gradients; returns the gradient norm before clipping."""
@@ -147,19 +145,15 @@ def trained_parameters(network: Network) -> Iterable[tuple[str, torch.nn.Paramet
     return ((name, p) for name, p in network.named_parameters() if p.requires_grad)
 
 
-class LocalEngine:
+class LocalEngine(LocalPasses):
     """One process that holds everything; several of them average their gradients."""
 
     def __init__(self, network: Network, config: TrainingConfig) -> None:
-        self.forward: Callable[..., Tensor] = network
         self._network = network
         self._optimizer = make_optimizer(network, config)
         self._parameters = [p for _, p in trained_parameters(network)]
         self._max_norm = config.max_grad_norm
-
-    def backward(self, loss: Tensor) -> None:
-        """Accumulate gradients."""
-        loss.backward()
+        super().__init__(network, self._parameters)
 
     def step(self, learning_rate: float) -> float:
         """Clip, update, clear; returns the gradient norm before clipping."""

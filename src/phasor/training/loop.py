@@ -72,7 +72,7 @@ class Training:
         """
         self._resume()
         total, config = len(self._steps), self._config
-        with _signals() as caught, progress(total, self._what, "step") as bar:
+        with self._network.steady(), _signals() as caught, progress(total, self._what, "step") as bar:
             bar.update(self.progress.step)
             for step in self._steps[self.progress.step :]:
                 loss = self._step(step)
@@ -95,7 +95,7 @@ class Training:
         batch = self._data.batch(step, rank(), world_size())
         self._network.train()
         torch.manual_seed(int(step_generator(self._seed, step, f"rank {rank()}").integers(2**63)))  # dropout restarts with the step
-        value = backward_loss(self._network, self._engine.forward, self._engine.backward, batch, self._config.loss, step.mini_batch_tokens)
+        value = backward_loss(self._network, self._engine, batch, self._config.loss, step.mini_batch_tokens)
         loss = mean(value, self._network.device)
         if not math.isfinite(loss):
             raise TrainingError(

@@ -3,23 +3,23 @@
 Shapes: N sequences of a rank's batch, Q queries and P passages among them, D embedding size.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from phasor.config.training import InfoNCEConfig
-from phasor.losses.gradcache import GradCache
+from phasor.losses.gradcache import GradCache, Passes
 from phasor.losses.infonce import Candidates, infonce
 from phasor.losses.matryoshka import matryoshka
 from phasor.losses.yes_no import yes_no
 from phasor.models.network import Network
+from phasor.models.threads import even_tokens
 from phasor.models.tokens import Order, TokenBatch, plan_batches
 from phasor.training.data import Batch, EmbedBatch, LossConfig, RerankBatch
 from phasor.training.distributed import gather_ids, gather_rows, most, world_size
-
-Forward = Callable[[TokenBatch], Tensor]
+from phasor.training.passes import LocalPasses
 
 
 def batch_loss(network: Network, batch: Batch, loss: LossConfig, max_tokens: int = 65_536) -> Tensor:
@@ -31,46 +31,42 @@ def batch_loss(network: Network, batch: Batch, loss: LossConfig, max_tokens: int
         loss: settings of the role's loss.
         max_tokens: tokens, padding included, per forward pass.
     """
-    pieces = _pieces(batch, max_tokens)
-    rows = torch.cat([network(network.batch([batch.sequences[i] for i in piece])) for piece in pieces])
+    pieces = [piece for group in _groups(network, batch, max_tokens) for piece in group]
+    rows = torch.cat(LocalPasses(network).forward(_tokens(network, batch, pieces)))
     return _loss(rows[_inverse(pieces, rows.device)], batch, loss)
 
 
-def backward_loss(
-    network: Network, forward: Forward, backward: Callable[[Tensor], None], batch: Batch, loss: LossConfig, max_tokens: int
-) -> float:
+def backward_loss(network: Network, passes: Passes[TokenBatch], batch: Batch, loss: LossConfig, max_tokens: int) -> float:
     """Accumulate the gradients of `batch_loss` with at most `max_tokens` tokens of activations; return the loss.
 
     Args:
         network: pads the sequences.
-        forward: the network, or what wraps it in a distributed run.
-        backward: receives each scalar that is to be differentiated.
+        passes: runs the network, or what wraps it in a distributed run.
         batch, loss: as in `batch_loss`.
-        max_tokens: tokens, padding included, per forward pass.
+        max_tokens: tokens, padding included, in memory at once.
     """
-    pieces = _pieces(batch, max_tokens)
-    tokens = [network.batch([batch.sequences[i] for i in piece]) for piece in pieces]
+    groups = _groups(network, batch, max_tokens)
+    tokens = [_tokens(network, batch, group) for group in groups]
     # Sharded weights are gathered in every pass, so all ranks make equally many; the extra ones count nothing.
     extra = tokens[-1:] * (most(len(tokens)) - len(tokens))
+    cache = GradCache(passes, replay_randomness=network.is_random)
     if isinstance(batch, RerankBatch):
-        return _separate(forward, backward, batch, pieces, tokens, extra)
-    inverse = _inverse(pieces, network.device)
-    cache = GradCache(forward, backward, replay_randomness=_has_dropout(network))
-    return cache.step(extra + tokens, lambda rows: _loss(rows[sum(len(e.ids) for e in extra) :][inverse], batch, loss))
+        return _separate(cache, batch, groups, tokens, extra)
+    inverse, before = _inverse([piece for group in groups for piece in group], network.device), sum(len(e.ids) for es in extra for e in es)
+    return cache.step(extra + tokens, lambda rows: _loss(rows[before:][inverse], batch, loss))
 
 
 def _separate(
-    forward: Forward, backward: Callable[[Tensor], None], batch: RerankBatch, pieces: Sequence[Order],
-    tokens: Sequence[TokenBatch], extra: Sequence[TokenBatch],
+    cache: GradCache[TokenBatch], batch: RerankBatch, groups: Sequence[Sequence[Order]],
+    tokens: Sequence[Sequence[TokenBatch]], extra: Sequence[Sequence[TokenBatch]],
 ) -> float:
-    """Pairs do not meet in the loss, so each piece's gradient is complete by itself and one pass is enough."""
+    """Pairs do not meet in the loss, so each group's gradient is complete by itself and one pass is enough."""
     total = 0.0
-    for piece, part in zip(pieces, tokens, strict=True):
-        value = _yes_no(forward(part), batch, piece)
-        backward(value)
-        total += float(value.detach())
+    for group, part in zip(groups, tokens, strict=True):
+        order = np.concatenate(group)
+        total += cache.step([part], lambda rows, order=order: _yes_no(rows, batch, order))  # type: ignore[misc]
     for part in extra:
-        backward(forward(part).sum() * 0.0)
+        cache.step([part], lambda rows: rows.sum() * 0.0)
     return total
 
 
@@ -109,16 +105,27 @@ def _infonce(rows_ND: Tensor, batch: EmbedBatch, loss: InfoNCEConfig) -> Tensor:
     return total * (world_size() / batch.num_examples)
 
 
-def _pieces(batch: Batch, max_tokens: int) -> list[Order]:
+def _groups(network: Network, batch: Batch, max_tokens: int) -> list[list[Order]]:
+    """Sequences of each pass, grouped by which may be in memory at once: on a CPU several small passes, elsewhere one."""
     lengths = np.fromiter((len(s) for s in batch.sequences), np.int64, len(batch.sequences))
-    return plan_batches(lengths, max_tokens)
+    if network.device.type != "cpu" or world_size() > 1:
+        return [[piece] for piece in plan_batches(lengths, max_tokens)]
+    groups: list[list[Order]] = []
+    room = 0
+    for piece in plan_batches(lengths, even_tokens(int(lengths.sum()), max_tokens)):
+        size = len(piece) * int(lengths[piece[0]])
+        if size > room:
+            groups.append([])
+            room = max_tokens
+        groups[-1].append(piece)
+        room -= size
+    return groups
+
+
+def _tokens(network: Network, batch: Batch, pieces: Sequence[Order]) -> list[TokenBatch]:
+    return [network.batch([batch.sequences[i] for i in piece]) for piece in pieces]
 
 
 def _inverse(pieces: Sequence[Order], device: torch.device) -> Tensor:
     """[N] where each sequence's row stands after the pieces were put together."""
     return torch.from_numpy(np.argsort(np.concatenate(pieces))).to(device)
-
-
-def _has_dropout(network: Network) -> bool:
-    attention = getattr(network.model.config, "attention_dropout", 0) or 0
-    return attention > 0 or any(isinstance(m, torch.nn.Dropout) and m.p > 0 for m in network.modules())

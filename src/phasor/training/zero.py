@@ -8,7 +8,7 @@ Source:
 """
 
 import logging
-from collections.abc import Callable
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from phasor.config.training import TrainingConfig
 from phasor.errors import TrainingError
 from phasor.models.network import Network
+from phasor.models.tokens import TokenBatch
 from phasor.training.distributed import MOMENTS, State, make_optimizer, trained_parameters
 
 _SHARDED = 3  # from this stage on, no process holds a whole weight
@@ -37,11 +38,15 @@ class ZeroEngine:
             found = ", ".join(sorted(kinds))
             raise TrainingError(f"ZeRO trains float32 weights, got {found}. Set model.<role>.dtype to float32, or train an adapter.")
         self._engine = _start(network, make_optimizer(network, config), config)
-        self.forward: Callable[..., Tensor] = self._engine
 
-    def backward(self, loss: Tensor) -> None:
-        """Accumulate gradients."""
-        self._engine.backward(loss)
+    def forward(self, pieces: Sequence[TokenBatch]) -> list[Tensor]:
+        """Rows of each piece."""
+        return [self._engine(piece) for piece in pieces]
+
+    def backward(self, rows: Sequence[Tensor], gradients: Sequence[Tensor]) -> None:
+        """Accumulate gradients; DeepSpeed takes them from a scalar."""
+        for part, gradient in zip(rows, gradients, strict=True):
+            self._engine.backward((part * gradient).sum())
 
     def step(self, learning_rate: float) -> float:
         """Clip, update, clear; returns the gradient norm before clipping."""

@@ -1,0 +1,62 @@
+"""Whole passes side by side on a CPU, each with one thread, instead of torch's threads inside each operation.
+
+Small models spend more time on waiting for the other threads of a matrix product than on the product: two passes side
+by side take half as long as both one after the other. And sums come out alike for any number of threads.
+"""
+
+import contextlib
+import math
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import torch
+
+# More tokens at once fall out of the processor's caches. A reranker of three layers with hidden size 144 and one thread: 870
+# pairs/s at 4,096, 1,110 at 2,048, 1,050 at 1,024; an embedder: 35,000 tokens/s at 4,096, 12,000 at 32,768.
+_CPU_TOKENS = 2048
+# Passes come in multiples of this, unless they would get so small that starting them costs more than computing them.
+_PASSES, _LEAST_TOKENS = 4, 256
+
+_set_aside = 0
+
+
+def even_tokens(tokens: int, max_tokens: int) -> int:
+    """Tokens per pass on a CPU, so that the last ones are not left to one thread; the same for any number of threads."""
+    most = min(max_tokens, _CPU_TOKENS)
+    passes = math.ceil(tokens / most / _PASSES) * _PASSES
+    return min(most, max(math.ceil(tokens / passes), _LEAST_TOKENS))
+
+
+@contextlib.contextmanager
+def side_by_side(tasks: int) -> Iterator[Callable[..., Iterable[Any]]]:
+    """A `map`, in order, that works on as many tasks at once as torch may use threads, each of them with one.
+
+    Modes of torch (gradients, inference, autocast) belong to a thread: a task enters those that it needs.
+    """
+    before = torch.get_num_threads()
+    threads = min(tasks, max(before, _set_aside))
+    if threads < 2:
+        yield map
+        return
+    pool = ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,))
+    try:
+        torch.set_num_threads(1)
+        yield pool.map
+    finally:
+        pool.shutdown(cancel_futures=True)
+        torch.set_num_threads(before)
+
+
+@contextlib.contextmanager
+def steady() -> Iterator[None]:
+    """Operations outside `side_by_side`, such as an optimiser's, take one thread too, so that their sums come out alike as well."""
+    global _set_aside
+    threads, before = torch.get_num_threads(), _set_aside
+    try:
+        _set_aside = max(threads, before)
+        torch.set_num_threads(1)
+        yield
+    finally:
+        _set_aside = before
+        torch.set_num_threads(threads)
