@@ -10,21 +10,21 @@ import pytest
 from phasor.errors import PhasorError
 from phasor.settings import PodSettings, Settings, pod_settings, prefer_own_commands, settings, store_settings, threads_for
 
-NAMES = ("OPENAI_API_KEY", "PHASOR_API_KEY", "QDRANT_API_KEY", "RANK", "WORLD_SIZE", "LOCAL_RANK", "PHASOR_LOG_LEVEL")
+NAMES = ("OPENAI_API_KEY", "PHASOR_API_KEY", "QDRANT_API_KEY", "RANK", "WORLD_SIZE", "LOCAL_RANK", "PHASOR_PASSES", "PHASOR_LOG_LEVEL")
 
 
 def test_without_variables_one_process_runs_quietly(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in NAMES:
         monkeypatch.delenv(name, raising=False)
     keys = {"openai_api_key": "", "api_key": "", "qdrant_api_key": ""}
-    assert settings() == Settings(**keys, rank=0, world_size=1, local_rank=0, log_level="WARNING")
+    assert settings() == Settings(**keys, rank=0, world_size=1, local_rank=0, passes=0, log_level="WARNING")
 
 
 def test_variables_are_read_at_the_time_of_asking(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in zip(NAMES, ("key", "own", "other", "3", "8", "1", "info"), strict=True):
         monkeypatch.setenv(name, value)
     keys = {"openai_api_key": "key", "api_key": "own", "qdrant_api_key": "other"}
-    assert settings() == Settings(**keys, rank=3, world_size=8, local_rank=1, log_level="INFO")
+    assert settings() == Settings(**keys, rank=3, world_size=8, local_rank=1, passes=5, log_level="INFO")
 
 
 @pytest.mark.parametrize(("name", "value"), [("RANK", "first"), ("WORLD_SIZE", "-1"), ("LOCAL_RANK", ""), ("PHASOR_LOG_LEVEL", "loud")])

@@ -6,7 +6,6 @@ import sys
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NoReturn
 
 from phasor import __version__, cli_gitops, cli_kubernetes, cli_serving
 from phasor.errors import PhasorError
@@ -143,8 +142,3 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"phasor {args.command}: this is a defect of Phasor {__version__}. Please report the lines above.", file=sys.stderr)
         return 1
     return 0
-
-
-def run_and_exit() -> NoReturn:
-    """Entry point of the installed command."""
-    raise SystemExit(main())

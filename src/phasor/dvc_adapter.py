@@ -25,11 +25,10 @@ from phasor.phases import Job, Phase, jobs
 from phasor.recipe import Recipe
 from phasor.runner import config_of
 from phasor.settings import prefer_own_commands, threads_for, use_threads
+from phasor.standby import standby
 
 WORK = Path("work")
 PARAMS = "params.yaml"
-# Phases that spend their time in `side_by_side`, whose threads never wait for each other: each may have all cores.
-_SIDE_BY_SIDE = ("warmup", "train", "merge", "enhance", "evaluate")
 _HEADER = "# Rendered from params.yaml by `phasor dvc`: change the recipe and render again.\n"
 
 
@@ -92,18 +91,19 @@ def reproduce(recipe: Recipe, root: Path, workers: int, keep_warmup: bool = Fals
     ready: list[str] = []
     running: dict[Future[int], str] = {}
     failed: list[str] = []
+    passes = threads_for(1)
     prefer_own_commands()
     # Workers that stay: starting DVC takes longer than many a stage.
-    with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), initializer=_die_quietly) as pool:
+    with standby(), ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), initializer=_die_quietly) as pool:
         while running or (sorter.is_active() and not failed):
             ready = sorted([*ready, *sorter.get_ready()], key=lambda name: -waiting[name])
             while ready and len(running) < workers and not failed:
                 name = ready.pop(0)
                 keep = keep_warmup and name.startswith("warmup-") and all((root / out).exists() for out in known[name]["outs"])
                 arguments = ["commit", "--force"] if keep else ["repro", "--single-item"]
-                threads = threads_for(1 if known[name]["cmd"].split()[1] in _SIDE_BY_SIDE else min(workers, sharing[name]))
+                threads = threads_for(min(workers, sharing[name]))
                 arguments = ["--wait-for-lock", "--cd", str(root.resolve()), *arguments, "--quiet", name]
-                running[pool.submit(_dvc, arguments, threads)] = name
+                running[pool.submit(_dvc, arguments, threads, passes)] = name
             for future in wait(running, return_when=FIRST_COMPLETED).done:
                 name = running.pop(future)
                 if _failed(future):
@@ -142,10 +142,10 @@ def _die_quietly() -> None:
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # the parent speaks for all
 
 
-def _dvc(arguments: list[str], threads: str) -> int:
+def _dvc(arguments: list[str], threads: str, passes: str) -> int:
     from dvc.cli import main
 
-    use_threads(threads)
+    use_threads(threads, passes)
     code: int = main(arguments)
     return code
 

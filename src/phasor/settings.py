@@ -18,6 +18,7 @@ class Settings:
         api_key: of a server of ours that is checked (`PHASOR_API_KEY`).
         qdrant_api_key: for a Qdrant server (`QDRANT_API_KEY`).
         rank, world_size, local_rank: set by `torchrun`; 0, 1, 0 without it.
+        passes: of a model side by side on a CPU (`PHASOR_PASSES`); 0: as many as torch has threads.
         log_level: `PHASOR_LOG_LEVEL`, a name of the logging module.
     """
 
@@ -27,6 +28,7 @@ class Settings:
     rank: int
     world_size: int
     local_rank: int
+    passes: int
     log_level: str
 
 
@@ -85,6 +87,7 @@ def settings() -> Settings:
         rank=_number("RANK", 0),
         world_size=_number("WORLD_SIZE", 1),
         local_rank=_number("LOCAL_RANK", 0),
+        passes=_number("PHASOR_PASSES", 0),
         log_level=log_level,
     )
 
@@ -139,9 +142,33 @@ def threads_for(workers: int) -> str:
     return os.environ.get("OMP_NUM_THREADS") or str(max(1, (os.cpu_count() or 1) // workers))
 
 
-def use_threads(threads: str) -> None:
-    """Let children of this process compute with that many threads, as `threads_for` found."""
-    os.environ["OMP_NUM_THREADS"] = threads
+def use_threads(threads: str, passes: str) -> None:
+    """Let children of this process compute with that many threads, and run so many passes of a model side by side.
+
+    The latter never wait for each other, so every process may have as many as there are cores.
+    """
+    os.environ |= {"OMP_NUM_THREADS": threads, "PHASOR_PASSES": passes}
+
+
+def environment() -> dict[str, str]:
+    """All variables, for a process that is to see what this one sees."""
+    return dict(os.environ)
+
+
+def adopt_environment(variables: dict[str, str]) -> None:
+    """See what another process sees."""
+    os.environ.clear()
+    os.environ.update(variables)
+
+
+def standby_address() -> str:
+    """Socket of the process that does our commands (`PHASOR_STANDBY`); empty: none."""
+    return os.environ.get("PHASOR_STANDBY", "")
+
+
+def use_standby(address: str) -> None:
+    """Let children of this process find the one that stands by; empty: let them do without."""
+    os.environ["PHASOR_STANDBY"] = address
 
 
 def _number(name: str, default: int) -> int:

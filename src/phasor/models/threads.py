@@ -12,6 +12,8 @@ from typing import Any
 
 import torch
 
+from phasor.settings import settings
+
 # More tokens at once fall out of the processor's caches. A reranker of three layers with hidden size 144 and one thread: 870
 # pairs/s at 4,096, 1,110 at 2,048, 1,050 at 1,024; an embedder: 35,000 tokens/s at 4,096, 12,000 at 32,768.
 _CPU_TOKENS = 2048
@@ -30,12 +32,12 @@ def even_tokens(tokens: int, max_tokens: int) -> int:
 
 @contextlib.contextmanager
 def side_by_side(tasks: int) -> Iterator[Callable[..., Iterable[Any]]]:
-    """A `map`, in order, that works on as many tasks at once as torch may use threads, each of them with one.
+    """A `map`, in order, that works on as many tasks at once as there are threads for it, each of them with one.
 
     Modes of torch (gradients, inference, autocast) belong to a thread: a task enters those that it needs.
     """
     before = torch.get_num_threads()
-    threads = min(tasks, max(before, _set_aside))
+    threads = min(tasks, _set_aside or settings().passes or before)
     if threads < 2:
         yield map
         return
@@ -54,7 +56,7 @@ def steady() -> Iterator[None]:
     global _set_aside
     threads, before = torch.get_num_threads(), _set_aside
     try:
-        _set_aside = max(threads, before)
+        _set_aside = before or settings().passes or threads
         torch.set_num_threads(1)
         yield
     finally:

@@ -1,0 +1,167 @@
+"""A process that has everything imported and forks a child for each command, which then starts in milliseconds instead of seconds.
+
+`phasor repro` keeps one while it works. The `phasor` commands that DVC starts for the stages find it by their environment, hand
+over arguments, folder, environment and standard streams, pass signals on and take the exit code back; where there is none yet, or
+none any more, they do the work themselves. Only on Linux, where forking after these imports is safe and `pidfd_open` exists.
+"""
+
+import contextlib
+import gc
+import importlib
+import json
+import os
+import select
+import signal
+import socket
+import struct
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from phasor.settings import adopt_environment, environment, standby_address, use_standby
+
+# Besides the phases: what they import late, or what these libraries themselves do.
+_LATE = (
+    "datasets", "faiss", "mteb", "peft", "phasor.cli", "phasor.evaluation.role", "phasor.merging.comparison", "phasor.models.grown",
+    "phasor.models.loading", "phasor.reporting.page", "phasor.training.phase", "sentence_transformers", "threadpoolctl",
+    "transformers.models.qwen2.modeling_qwen2",
+)
+_SIZE = struct.Struct("!I")
+_PASSED_ON = (signal.SIGTERM, signal.SIGINT)
+_TASKS = Path("/proc/self/task")
+
+
+@contextlib.contextmanager
+def standby() -> Iterator[None]:
+    """Keep such a process for the commands started inside the block."""
+    if not hasattr(os, "pidfd_open"):
+        yield
+        return
+    with tempfile.TemporaryDirectory(prefix="phasor-") as folder:
+        address = str(Path(folder) / "standby")
+        # It lives as long as its standard input is open: until the block ends, or until this process dies of anything.
+        command = [sys.executable, "-m", "phasor.standby", address]
+        process = subprocess.Popen(command, stdin=subprocess.PIPE, env=environment() | {"OMP_NUM_THREADS": "1"})
+        use_standby(address)
+        try:
+            yield
+        finally:
+            use_standby("")
+            process.kill()  # it may still be importing; commands under way do not need it
+            process.communicate()
+
+
+def delegate(arguments: Sequence[str]) -> int | None:
+    """Have a command done by the process that stands by. Returns its exit code, or None if there is no such process."""
+    address = standby_address()
+    if not address:
+        return None
+    with socket.socket(socket.AF_UNIX) as connection:
+        try:
+            connection.connect(address)
+        except OSError:
+            return None
+        request = json.dumps({"arguments": list(arguments), "folder": str(Path.cwd()), "environment": environment()}).encode()
+        socket.send_fds(connection, [_SIZE.pack(len(request))], [0, 1, 2])
+        for number in _PASSED_ON:
+            signal.signal(number, lambda caught, _: connection.sendall(bytes([caught])))
+        connection.sendall(request)
+        code = connection.recv(1)
+        return code[0] if code else 1
+
+
+def serve(address: str) -> int:
+    """Import everything, then fork for every command until standard input closes. Returns once here, and once in every child."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # of the terminal; who started us decides
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for the children that wait for the commands
+    from phasor.phases import PHASES
+
+    for name in (*_LATE, *(f"phasor.phases.{phase.name}" for phase in PHASES)):
+        importlib.import_module(name)
+    if len(list(_TASKS.iterdir())) > 1:
+        return 0  # a library has started a thread, which a child would lack
+    gc.freeze()  # a collection in a child would copy all that it looks at
+    with socket.socket(socket.AF_UNIX) as listener:
+        aside = f"{address}.new"
+        listener.bind(aside)
+        listener.listen()
+        Path(aside).rename(address)  # seen only when it answers
+        while True:
+            ready, _, _ = select.select([listener.fileno(), 0], [], [])
+            if 0 in ready:
+                return 0
+            connection, _ = listener.accept()
+            if os.fork() == 0:
+                listener.close()
+                return _keep(connection)
+            connection.close()
+
+
+def _keep(connection: socket.socket) -> int:
+    """Fork once more for the command itself, and be the one that waits for it. Returns in both."""
+    os.setsid()  # a Ctrl-C reaches the command through whoever asked for it, once
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    size, streams, _, _ = socket.recv_fds(connection, _SIZE.size, 3)
+    request = _receive(connection, *_SIZE.unpack(size))
+    worker = os.fork()
+    if worker == 0:
+        connection.close()
+        return _work(json.loads(request), streams)
+    for stream in streams:
+        os.close(stream)
+    ended = os.pidfd_open(worker)
+    while True:
+        ready, _, _ = select.select([connection.fileno(), ended], [], [])
+        if ended in ready:
+            break
+        # Whoever asked and is gone was killed, and so would the command have been in its place.
+        for number in connection.recv(64) or bytes([signal.SIGKILL]):
+            os.kill(worker, number)
+    code = os.waitstatus_to_exitcode(os.waitpid(worker, 0)[1])
+    with contextlib.suppress(OSError):
+        connection.sendall(bytes([code if code >= 0 else 128 - code]))
+    os._exit(0)
+
+
+def _receive(connection: socket.socket, size: int) -> bytes:
+    found = b""
+    while len(found) < size:
+        part = connection.recv(size - len(found))
+        if not part:
+            os._exit(1)
+        found += part
+    return found
+
+
+def _work(request: dict[str, Any], streams: Sequence[int]) -> int:
+    """Become the command."""
+    for number, stream in enumerate(streams):
+        os.dup2(stream, number)
+        os.close(stream)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    os.chdir(request["folder"])
+    adopt_environment(request["environment"])
+    sys.argv[1:] = request["arguments"]
+    with contextlib.suppress(OSError):
+        Path("/proc/self/comm").write_text("phasor", encoding="ascii")
+    _use_threads()
+    from phasor.cli import main
+
+    return main(request["arguments"])
+
+
+def _use_threads() -> None:
+    """As many threads as the environment says; libraries have read that of the process that stood by."""
+    import torch
+    from threadpoolctl import threadpool_limits
+
+    if threads := int(environment().get("OMP_NUM_THREADS", "0")):
+        threadpool_limits(threads)
+        torch.set_num_threads(threads)
+
+
+if __name__ == "__main__":
+    raise SystemExit(serve(sys.argv[1]))
