@@ -23,12 +23,14 @@ from typing import Any
 
 from phasor.settings import adopt_environment, environment, standby_address, use_standby
 
-# Besides the phases: what they import late, or what these libraries themselves do.
+# Besides the phases: what they import late, or what these libraries themselves do. Not mteb: with it comes polars, which starts threads.
 _LATE = (
-    "datasets", "faiss", "mteb", "peft", "phasor.cli", "phasor.evaluation.role", "phasor.merging.comparison", "phasor.models.grown",
+    "datasets", "faiss", "peft", "phasor.cli", "phasor.merging.comparison", "phasor.models.grown",
     "phasor.models.loading", "phasor.reporting.page", "phasor.training.phase", "sentence_transformers", "threadpoolctl",
     "transformers.models.qwen2.modeling_qwen2",
 )
+# No threads to lose in a fork: none for OpenMP, none for the allocator that Arrow brings along.
+_ALONE = {"OMP_NUM_THREADS": "1", "JE_ARROW_MALLOC_CONF": "background_thread:false"}
 _SIZE = struct.Struct("!I")
 _PASSED_ON = (signal.SIGTERM, signal.SIGINT)
 _TASKS = Path("/proc/self/task")
@@ -44,7 +46,7 @@ def standby() -> Iterator[None]:
         address = str(Path(folder) / "standby")
         # It lives as long as its standard input is open: until the block ends, or until this process dies of anything.
         command = [sys.executable, "-m", "phasor.standby", address]
-        process = subprocess.Popen(command, stdin=subprocess.PIPE, env=environment() | {"OMP_NUM_THREADS": "1"})
+        process = subprocess.Popen(command, stdin=subprocess.PIPE, env=environment() | _ALONE)
         use_standby(address)
         try:
             yield
