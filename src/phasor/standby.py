@@ -2,13 +2,14 @@
 
 `phasor repro` keeps one while it works. The `phasor` commands that DVC starts for the stages find it by their environment, hand
 over arguments, folder, environment and standard streams, pass signals on and take the exit code back; where there is none yet, or
-none any more, they do the work themselves. Only on Linux, where forking after these imports is safe and `pidfd_open` exists.
+none any more, they do the work themselves. Only on Linux, where forking after these imports is safe.
 """
 
 import contextlib
 import gc
 import importlib
 import json
+import multiprocessing
 import os
 import select
 import signal
@@ -19,7 +20,7 @@ import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from phasor.settings import adopt_environment, environment, standby_address, use_standby
 
@@ -39,7 +40,7 @@ _TASKS = Path("/proc/self/task")
 @contextlib.contextmanager
 def standby() -> Iterator[None]:
     """Keep such a process for the commands started inside the block."""
-    if not hasattr(os, "pidfd_open"):
+    if sys.platform != "linux":
         yield
         return
     with tempfile.TemporaryDirectory(prefix="phasor-") as folder:
@@ -75,8 +76,8 @@ def delegate(arguments: Sequence[str]) -> int | None:
         return code[0] if code else 1
 
 
-def serve(address: str) -> int:
-    """Import everything, then fork for every command until standard input closes. Returns once here, and once in every child."""
+def serve(address: str) -> None:
+    """Import everything, then fork for every command until standard input closes."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # of the terminal; who started us decides
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for the children that wait for the commands
     from phasor.phases import PHASES
@@ -84,48 +85,41 @@ def serve(address: str) -> int:
     for name in (*_LATE, *(f"phasor.phases.{phase.name}" for phase in PHASES)):
         importlib.import_module(name)
     if len(list(_TASKS.iterdir())) > 1:
-        return 0  # a library has started a thread, which a child would lack
+        return  # a library has started a thread, which a child would lack
     gc.freeze()  # a collection in a child would copy all that it looks at
     with socket.socket(socket.AF_UNIX) as listener:
         aside = f"{address}.new"
         listener.bind(aside)
         listener.listen()
         Path(aside).rename(address)  # seen only when it answers
-        while True:
-            ready, _, _ = select.select([listener.fileno(), 0], [], [])
-            if 0 in ready:
-                return 0
+        while 0 not in select.select([listener.fileno(), 0], [], [])[0]:
             connection, _ = listener.accept()
             if os.fork() == 0:
                 listener.close()
-                return _keep(connection)
+                _keep(connection)
+                os._exit(0)
             connection.close()
 
 
-def _keep(connection: socket.socket) -> int:
-    """Fork once more for the command itself, and be the one that waits for it. Returns in both."""
+def _keep(connection: socket.socket) -> None:
+    """Fork once more for the command itself, and wait for it."""
     os.setsid()  # a Ctrl-C reaches the command through whoever asked for it, once
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     size, streams, _, _ = socket.recv_fds(connection, _SIZE.size, 3)
-    request = _receive(connection, *_SIZE.unpack(size))
-    worker = os.fork()
-    if worker == 0:
-        connection.close()
-        return _work(json.loads(request), streams)
+    request = json.loads(_receive(connection, *_SIZE.unpack(size)))
+    worker = multiprocessing.get_context("fork").Process(target=_work, args=(request, streams))
+    worker.start()
+    assert worker.pid
     for stream in streams:
         os.close(stream)
-    ended = os.pidfd_open(worker)
-    while True:
-        ready, _, _ = select.select([connection.fileno(), ended], [], [])
-        if ended in ready:
-            break
+    while worker.sentinel not in select.select([connection.fileno(), worker.sentinel], [], [])[0]:
         # Whoever asked and is gone was killed, and so would the command have been in its place.
         for number in connection.recv(64) or bytes([signal.SIGKILL]):
-            os.kill(worker, number)
-    code = os.waitstatus_to_exitcode(os.waitpid(worker, 0)[1])
+            os.kill(worker.pid, number)
+    worker.join()
+    code = worker.exitcode or 0
     with contextlib.suppress(OSError):
         connection.sendall(bytes([code if code >= 0 else 128 - code]))
-    os._exit(0)
 
 
 def _receive(connection: socket.socket, size: int) -> bytes:
@@ -138,7 +132,7 @@ def _receive(connection: socket.socket, size: int) -> bytes:
     return found
 
 
-def _work(request: dict[str, Any], streams: Sequence[int]) -> int:
+def _work(request: dict[str, Any], streams: Sequence[int]) -> NoReturn:
     """Become the command."""
     for number, stream in enumerate(streams):
         os.dup2(stream, number)
@@ -152,7 +146,7 @@ def _work(request: dict[str, Any], streams: Sequence[int]) -> int:
     _use_threads()
     from phasor.cli import main
 
-    return main(request["arguments"])
+    raise SystemExit(main(request["arguments"]))
 
 
 def _use_threads() -> None:
@@ -166,4 +160,4 @@ def _use_threads() -> None:
 
 
 if __name__ == "__main__":
-    raise SystemExit(serve(sys.argv[1]))
+    serve(sys.argv[1])
