@@ -21,7 +21,7 @@ def test_without_variables_one_process_runs_quietly(monkeypatch: pytest.MonkeyPa
 
 
 def test_variables_are_read_at_the_time_of_asking(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, value in zip(NAMES, ("key", "own", "other", "3", "8", "1", "info"), strict=True):
+    for name, value in zip(NAMES, ("key", "own", "other", "3", "8", "1", "5", "info"), strict=True):
         monkeypatch.setenv(name, value)
     keys = {"openai_api_key": "key", "api_key": "own", "qdrant_api_key": "other"}
     assert settings() == Settings(**keys, rank=3, world_size=8, local_rank=1, passes=5, log_level="INFO")

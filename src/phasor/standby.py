@@ -9,6 +9,7 @@ import contextlib
 import gc
 import importlib
 import json
+import logging
 import multiprocessing
 import os
 import select
@@ -18,6 +19,7 @@ import struct
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
@@ -34,27 +36,51 @@ _LATE = (
 _ALONE = {"OMP_NUM_THREADS": "1", "JE_ARROW_MALLOC_CONF": "background_thread:false"}
 _SIZE = struct.Struct("!I")
 _PASSED_ON = (signal.SIGTERM, signal.SIGINT)
+log = logging.getLogger(__name__)
 _TASKS = Path("/proc/self/task")
 
 
 @contextlib.contextmanager
 def standby() -> Iterator[None]:
-    """Keep such a process for the commands started inside the block."""
+    """Keep such a process for the commands started inside the block, from the first of them on."""
     if sys.platform != "linux":
         yield
         return
-    with tempfile.TemporaryDirectory(prefix="phasor-") as folder:
+    with tempfile.TemporaryDirectory(prefix="phasor-") as folder, socket.socket(socket.AF_UNIX) as bell:
         address = str(Path(folder) / "standby")
-        # It lives as long as its standard input is open: until the block ends, or until this process dies of anything.
-        command = [sys.executable, "-m", "phasor.standby", address]
-        process = subprocess.Popen(command, stdin=subprocess.PIPE, env=environment() | _ALONE)
+        bell.bind(_bell(address))
+        bell.listen()
+        started: list[subprocess.Popen[bytes]] = []
+        waiting = threading.Thread(target=_start_when_rung, args=(bell, address, started), daemon=True)
+        waiting.start()
         use_standby(address)
         try:
             yield
         finally:
             use_standby("")
-            process.kill()  # it may still be importing; commands under way do not need it
-            process.communicate()
+            bell.shutdown(socket.SHUT_RDWR)
+            waiting.join()
+            for process in started:
+                process.kill()  # it may still be importing; commands under way do not need it
+                process.communicate()
+
+
+def _bell(address: str) -> str:
+    return f"{address}.bell"
+
+
+def _start_when_rung(bell: socket.socket, address: str, started: list[subprocess.Popen[bytes]]) -> None:
+    try:
+        bell.accept()[0].close()
+    except OSError:
+        return  # nobody needed it
+    started.append(launch(address))
+
+
+def launch(address: str) -> subprocess.Popen[bytes]:
+    """Start the process itself. It lives as long as its standard input is open: at most as long as this process."""
+    command = [sys.executable, "-m", "phasor.standby", address]
+    return subprocess.Popen(command, stdin=subprocess.PIPE, env=environment() | _ALONE)
 
 
 def delegate(arguments: Sequence[str]) -> int | None:
@@ -66,14 +92,18 @@ def delegate(arguments: Sequence[str]) -> int | None:
         try:
             connection.connect(address)
         except OSError:
+            with contextlib.suppress(OSError):
+                connection.connect(_bell(address))  # for those that come later
             return None
         request = json.dumps({"arguments": list(arguments), "folder": str(Path.cwd()), "environment": environment()}).encode()
         socket.send_fds(connection, [_SIZE.pack(len(request))], [0, 1, 2])
         for number in _PASSED_ON:
             signal.signal(number, lambda caught, _: connection.sendall(bytes([caught])))
         connection.sendall(request)
-        code = connection.recv(1)
-        return code[0] if code else 1
+        if code := connection.recv(1):
+            return code[0]
+    log.error("phasor %s: the process that did it was killed. Run it again.", " ".join(arguments[:1]))
+    return 1
 
 
 def serve(address: str) -> None:
