@@ -1,7 +1,6 @@
 """The `phasor` command: one sub-command per phase, and a few around them. It decides nothing."""
 
 import argparse
-import logging
 import sys
 import traceback
 from collections.abc import Sequence
@@ -9,8 +8,8 @@ from pathlib import Path
 
 from phasor import __version__, cli_gitops, cli_kubernetes, cli_serving
 from phasor.errors import PhasorError
+from phasor.logs import configure_logging
 from phasor.phases import PHASES
-from phasor.settings import settings
 
 _EPILOG = """\
 start:     phasor init my-project --documents ~/docs     then: cd my-project && dvc repro
@@ -129,7 +128,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command. Returns 0, 2 for a mistake the user can mend, 1 for a defect of ours."""
     args = build_parser().parse_args(argv)
     try:
-        logging.basicConfig(level=settings().log_level, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+        configure_logging()
         args.handler(args)
     except PhasorError as error:
         print(f"phasor {args.command}: {error}", file=sys.stderr)

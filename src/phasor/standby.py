@@ -28,7 +28,7 @@ from phasor.settings import adopt_environment, environment, standby_address, use
 
 # Besides the phases: what they import late, or what these libraries themselves do. Not mteb: with it comes polars, which starts threads.
 _LATE = (
-    "datasets", "faiss", "peft", "phasor.cli", "phasor.merging.comparison", "phasor.models.grown",
+    "datasets", "deepspeed", "faiss", "peft", "phasor.cli", "phasor.merging.comparison", "phasor.models.grown",
     "phasor.models.loading", "phasor.reporting.page", "phasor.training.phase", "sentence_transformers", "threadpoolctl",
     "transformers.models.qwen2.modeling_qwen2",
 )

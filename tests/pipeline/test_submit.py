@@ -23,6 +23,7 @@ RECIPE = ROOT / "recipes" / "quickstart.yaml"
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[KfpServer]:
     monkeypatch.setattr(room, "POLL_S", 0.01)
+    monkeypatch.setattr(room, "POLLS", 5)
     with KfpServer().running() as running:
         yield running
 
@@ -88,8 +89,10 @@ def test_a_server_that_is_gone_for_a_moment_is_asked_again_and_given_up_later(se
         lines.append(line)
         server.refuse = 503
 
-    with pytest.raises(EndpointError, match="answers 503: scripted refusal"):
+    told = f"answers 503: scripted refusal.* The run goes on without us: {server.url}/#/runs/details/{run_id}"
+    with pytest.raises(EndpointError, match=told):
         follow(Server(server.url), run_id, say)
+    assert sum("The run goes on; asking again for" in line for line in lines) == 1
     server.refuse = 0
     follow(Server(server.url), run_id, lines.append)
     assert lines[-1] == f"run {run_id} succeeded"

@@ -1,7 +1,6 @@
 """One process, or one per GPU of the pod: the same job either way."""
 
 import json
-import logging
 import signal
 import subprocess
 import sys
@@ -12,10 +11,11 @@ from typing import Any
 
 from phasor.artifacts import Report, read_record, write_json
 from phasor.errors import PhasorError, TrainingError
+from phasor.logs import configure_logging
 from phasor.phases import Job, Paths
 from phasor.recipe import dump_recipe, parse_recipe
 from phasor.runner import execute_paths
-from phasor.settings import pod_settings, settings
+from phasor.settings import pod_settings
 
 TRAINING = ("warmup", "train", "enhance")
 """Phases that share their work among processes."""
@@ -25,7 +25,7 @@ TRAINING = ("warmup", "train", "enhance")
 def told(name: str) -> Iterator[None]:
     """A user's mistake ends the process with one line and the command line's exit code, not with a traceback."""
     try:
-        logging.basicConfig(level=settings().log_level, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+        configure_logging()
         yield
     except PhasorError as error:
         sys.stderr.write(f"phasor {name}: {error}\n")

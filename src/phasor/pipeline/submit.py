@@ -22,8 +22,8 @@ from phasor.pipeline.compile import version_name
 
 POLL_S = 5.0
 _PATIENCE_S = 30.0
-_PATIENCE = 6
-"""Polls in a row that may fail before following is given up; the run goes on."""
+POLLS = 120
+"""Polls in a row that may fail before following is given up: ten minutes."""
 DONE = ("SUCCEEDED", "FAILED", "CANCELED", "SKIPPED")
 _BAD = ("FAILED", "CANCELED")
 _ACCOUNT = "pipeline-runner"
@@ -146,10 +146,12 @@ def follow(server: Server, run_id: str, say: Say) -> None:
                 run = client.get_run(run_id)
                 titles = titles or _titles(client, run)
             failures = 0
-        except EndpointError:
+        except EndpointError as error:
             failures += 1
-            if failures == _PATIENCE:
-                raise
+            if failures == POLLS:
+                raise EndpointError(f"{error} The run goes on without us: {run_url(server, run_id)}") from None
+            if failures == 1:
+                say(f"{error} The run goes on; asking again for {POLLS * POLL_S / 60:.0f} minutes.")
             time.sleep(POLL_S)
             continue
         tasks = [task for task in (run.run_details.task_details if run.run_details else None) or [] if task.display_name in titles]
