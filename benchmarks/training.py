@@ -105,7 +105,8 @@ def run_ours(args: argparse.Namespace, folder: Path) -> dict[str, float]:
     few = TaskData(texts.examples[: args.mini_batch], texts.passages)
     warm = make_set(network, {"text": few}, config.loss, 0)
     step = plan_steps(warm.task, warm.lengths, config, 0)[0]
-    backward_loss(network, LocalPasses(network), warm.batch(step), config.loss, step.mini_batch_tokens)
+    backward_loss(network, LocalPasses(network, list(network.parameters())), warm.batch(step), config.loss, step.mini_batch_tokens)
+    network.zero_grad()
     before, start = peak_memory(), time.perf_counter()
     data = make_set(network, {"text": texts}, config.loss, 0)
     progress = Training(network, data, config, seed=0, scratch=folder / "scratch").run()

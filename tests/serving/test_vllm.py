@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 import httpx
 import numpy as np
 import pytest
-from tests.charts.rendered import objects, of_kind
+from tests.charts.rendered import CHART, objects, of_kind
 from tests.packaging.conftest import Built, make_bundle
 from tests.serving import vllm_server
 
@@ -64,8 +64,9 @@ def test_pairs_give_the_golden_scores(built: dict[str, Built], servers: vllm_ser
         assert row["score"] == pytest.approx(pair.score, abs=1e-5)
 
 
-def test_keda_asks_for_metrics_that_vllm_has(servers: vllm_server.Servers) -> None:
-    queries = " ".join(tree["spec"]["triggers"][0]["metadata"]["query"] for tree in of_kind(objects("gpu"), "ScaledObject"))
-    names = set(re.findall(r"vllm:\w+", queries))
+def test_keda_alerts_and_dashboard_ask_for_metrics_that_vllm_has(servers: vllm_server.Servers) -> None:
+    queries = [tree["spec"]["triggers"][0]["metadata"]["query"] for tree in of_kind(objects("gpu"), "ScaledObject")]
+    queries += [(CHART / "files" / name).read_text() for name in ("alerts.yaml", "dashboard.json")]
+    names = set(re.findall(r"vllm:\w+", " ".join(queries)))
     page = httpx.get(f"{servers['bert-embed'][0]}/metrics", timeout=60).text
-    assert names and all(re.search(rf"^{name}{{.*}} \d", page, re.MULTILINE) for name in names)
+    assert len(names) > 1 and all(re.search(rf"^{name}{{.*}} \d", page, re.MULTILINE) for name in names)

@@ -101,6 +101,15 @@ def test_it_passes_the_check_of_helm_test(behind: world.Served, bundle: Path) ->
     assert "least cosine 1.000000, greatest difference of a score 0.00000" in seen and "no index" not in seen
 
 
+def test_tokens_are_counted_though_they_are_read_elsewhere(behind: world.Served) -> None:
+    def counted() -> float:
+        return sum(float(line.split()[-1]) for line in behind.get("/metrics").text.splitlines() if line.startswith("phasor_tokens_total"))
+
+    before = counted()
+    usage = behind.post("/v1/embeddings", {"model": "pico", "input": ["how many words", "are these"]}).json()["usage"]
+    assert counted() - before == usage["total_tokens"] > 0
+
+
 def test_an_engine_with_other_weights_is_refused(engines: tuple[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     other = world.make_bundle(tmp_path, scale=1.3, head=32)
     assert main(["serve", str(other), "--set", "port=0", "--set", engine_setting(*engines)]) == 2
@@ -121,7 +130,7 @@ def test_until_the_engine_is_there_the_gateway_lives_but_is_not_ready(bundle: Pa
 ])
 def test_faults_of_the_engine_are_tried_again_or_told(bundle: Path, faults: list[object], outcome: type[Exception] | None) -> None:
     async def ask(url: str) -> int:
-        engine = VllmEngine(VllmEngineConfig(embed_url=url.removesuffix("/v1")), "secret")
+        engine = VllmEngine(VllmEngineConfig(embed_url=url.removesuffix("/v1")), "secret", lambda *_: pytest.fail("nothing was read"))
         try:
             return len(await engine.embed(Renderer(open_bundle(bundle)).documents(["a", "bb"]), "bulk"))
         finally:

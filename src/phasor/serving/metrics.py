@@ -3,7 +3,9 @@
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
 from phasor import __version__
+from phasor.config.base import Role
 from phasor.serving.batching import Ran
+from phasor.serving.engine import Lane
 from phasor.serving.golden import Proof
 
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
@@ -35,9 +37,13 @@ class Metrics:
         self.index_swaps = Counter("phasor_index_swaps", "Indexes taken into use or refused.", ("outcome",), registry=self.registry)
         self.info = Gauge("phasor_info", "What is served.", ("version", "model", "bundle", "engine"), registry=self.registry)
 
+    def read(self, role: Role, lane: Lane, tokens: int) -> None:
+        """Count what a model read."""
+        self.tokens.labels(role, lane).inc(tokens)
+
     def ran(self, batch: Ran) -> None:
         """Count one forward pass."""
-        self.tokens.labels(batch.role, batch.lane).inc(batch.tokens)
+        self.read(batch.role, batch.lane, batch.tokens)
         self.padding.labels(batch.role).inc(batch.padded - batch.tokens)
         self.batch_seconds.labels(batch.role).observe(batch.seconds)
         self.queue_seconds.labels(batch.lane).observe(batch.waited_s)

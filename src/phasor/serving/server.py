@@ -172,7 +172,7 @@ async def open_engine(gateway: Gateway, golden: Golden) -> tuple[Engine, Proof]:
     config = gateway.config
     if isinstance(config.engine, BuiltinEngineConfig):
         return await open_builtin(gateway.bundle, gateway.renderer, golden, config.engine, config.limits, gateway.metrics.ran)
-    engine = VllmEngine(config.engine, settings().openai_api_key)
+    engine = VllmEngine(config.engine, settings().openai_api_key, gateway.metrics.read)
     while True:
         try:
             proof = await prove(engine, gateway.renderer, golden)

@@ -3,11 +3,13 @@
 import asyncio
 import base64
 import random
+from collections.abc import Callable
 from typing import Any
 
 import httpx
 import numpy as np
 
+from phasor.config.base import Role
 from phasor.config.serving import VllmEngineConfig
 from phasor.models.network import Vectors
 from phasor.models.tokens import Ragged
@@ -26,11 +28,16 @@ class VllmEngine:
     It sends tokens, not texts. As a text, an input that had to be cut is read differently, or refused where a character of
     several tokens stands at the cut; and `/v1/rerank` cuts a pair at its end, where the answer is read, cannot cut a query,
     and before vLLM 0.33 did without the bundle's template unless told.
+
+    Args:
+        config: where vLLM is.
+        api_key: sent to it, if not empty.
+        read: told the tokens of every answer.
     """
 
-    def __init__(self, config: VllmEngineConfig, api_key: str) -> None:
+    def __init__(self, config: VllmEngineConfig, api_key: str, read: Callable[[Role, Lane, int], None]) -> None:
         self.name = "vllm"
-        self._config = config
+        self._config, self._read = config, read
         headers = {"authorization": f"Bearer {api_key}"} if api_key else {}
         # No proxy of the environment: an engine stands beside its gateway.
         self._client = httpx.AsyncClient(timeout=config.timeout_s, headers=headers, trust_env=False)
@@ -45,6 +52,7 @@ class VllmEngine:
             raise EngineError(f"{url} gave no vectors: {error!r}") from None
         if not np.isfinite(vectors).all():
             raise EngineError(f"{url} gave a vector that is not of numbers")
+        self._read("embed", lane, len(texts.values))
         return np.asarray(vectors / np.linalg.norm(vectors, axis=1, keepdims=True).clip(_SMALLEST_NORM), np.float32)
 
     async def score(self, pairs: Pairs, lane: Lane) -> Vectors:
@@ -59,6 +67,7 @@ class VllmEngine:
             raise EngineError(f"{url} gave no scores: {error!r}") from None
         if not np.isfinite(scores).all():
             raise EngineError(f"{url} gave a score that is no number")
+        self._read("rerank", lane, len(pairs.tokens.values))
         return scores
 
     def waiting_tokens(self, lane: Lane) -> int:
