@@ -163,9 +163,9 @@ def test_it_does_not_stand_by_longer_than_who_wants_it(tmp_path: Path, address: 
 
 def test_libraries_use_as_many_threads_as_the_command_was_given() -> None:
     program = (
-        "import faiss, torch; from threadpoolctl import threadpool_info; from phasor import standby\n"
+        "import faiss, torch; from threadpoolctl import threadpool_info; from phasor import standby_process as room\n"
         "assert torch.get_num_threads() == faiss.omp_get_max_threads() == 1\n"
-        "standby.adopt_environment(standby.environment() | {'OMP_NUM_THREADS': '3'}); standby._use_threads()\n"
+        "room.adopt_environment(room.environment() | {'OMP_NUM_THREADS': '3'}); room._use_threads()\n"
         "print(torch.get_num_threads(), faiss.omp_get_max_threads(), {pool['num_threads'] for pool in threadpool_info()})"
     )
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
