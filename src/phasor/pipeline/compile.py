@@ -5,6 +5,7 @@ import importlib
 import sys
 import tempfile
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Literal
 
@@ -30,7 +31,10 @@ def graph(profile: Profile, root: Path) -> Any:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # kfp announces changes of its own interface
-            return importlib.import_module(_MODULE).build(profile)
+            build = importlib.import_module(_MODULE).build
+            # At every setting of a task kfp looks through the sources of all callers; a thread of its own has few.
+            with ThreadPoolExecutor(1) as pool:
+                return pool.submit(build, profile).result()
     finally:
         sys.path.remove(str(root.resolve()))
 
@@ -59,8 +63,9 @@ def version_name(ir: str) -> str:
 
 def write_compiled(profile: Profile, root: Path, form: Format, namespace: str, target: Path) -> str:
     """Compile into a file; returns the name of the version."""
-    write_text(compile_text(profile, root, form, namespace), target)
-    return version_name(compile_text(profile, root))
+    text = compile_text(profile, root, form, namespace)
+    write_text(text, target)
+    return version_name(text if form == "ir" else compile_text(profile, root))
 
 
 def _compile(pipeline: Any, namespace: str = "", version: str = "") -> str:
