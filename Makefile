@@ -26,7 +26,7 @@ demo: .venv/.installed  ## the whole recipe on real text, both roles
 	$(BIN)/phasor results
 
 test: .venv/.installed .legacy/.installed  ## every test that this machine can run
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 check: .venv/.installed  ## style and types
 	$(BIN)/ruff check src tests benchmarks components pipelines
