@@ -202,7 +202,7 @@ def test_a_new_index_is_taken_over_without_a_restart(loaded: Release, under_load
     [
         ("damaged", "model.safetensors"),
         ("not pinned", "manifest.json"),
-        ("another model's index", "index"),
+        ("another model's index", "made with another embedder"),
     ],
 )
 def test_a_bad_upgrade_is_refused_while_the_old_pods_serve(
@@ -220,14 +220,19 @@ def test_a_bad_upgrade_is_refused_while_the_old_pods_serve(
         chosen = track("two", bundles["one"])
     else:
         chosen = track("two", bundles["two"], index="one")
-    with under_load():
-        loaded.helm("upgrade", *chosen, check=False, wait_s=45)
-        assert sum(map(ready, loaded.pods())) == 2
+
+    def told() -> str:
         [broken] = [pod for pod in loaded.pods() if not ready(pod)]
         logs = ["logs", broken["metadata"]["name"], "--all-containers"]
-        told = "".join(loaded.home.kubectl(*logs, *which, check=False).stdout for which in ([], ["--previous"]))
-        assert message in told and "Traceback" not in told, told
-        loaded.home.helm("rollback", RELEASE, "1", "--wait", "--timeout=300s")
+        return "".join(loaded.home.kubectl(*logs, *which, check=False).stdout for which in ([], ["--previous"]))
+
+    with under_load():
+        try:
+            loaded.helm("upgrade", *chosen, check=False, wait_s=45)
+            until(lambda: message in told(), f"a pod that tells of {message}")
+            assert sum(map(ready, loaded.pods())) == 2 and "Traceback" not in told()
+        finally:
+            loaded.home.helm("rollback", RELEASE, "1", "--wait", "--timeout=300s")
         until(lambda: loaded.all_ready() and len(loaded.pods()) == 2, "the bad pod is gone")
 
 
