@@ -128,6 +128,7 @@ def test_table_of_methods_has_every_method_and_specialist(work: Path) -> None:
 @pytest.mark.parametrize("role", ["embed", "rerank"])
 def test_merge_is_repeatable_to_the_byte_with_any_number_of_threads(work: Path, role: Role, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(threads, "_CPU_TOKENS", 32)  # several passes per batch
+    monkeypatch.setattr(threads, "_LEAST_SHARE", 1)
     before, found = torch.get_num_threads(), []
     try:
         for number in (1, 3):

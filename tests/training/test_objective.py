@@ -106,6 +106,7 @@ def test_matryoshka_adds_the_losses_of_the_truncated_vectors() -> None:
 @pytest.fixture
 def small_passes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(threads, "_CPU_TOKENS", 16)
+    monkeypatch.setattr(threads, "_LEAST_SHARE", 1)
 
 
 @pytest.mark.usefixtures("small_passes")
@@ -117,7 +118,7 @@ def test_threads_change_no_bit_of_the_gradients(role: Role) -> None:
             torch.set_num_threads(number)
             network = make_network(role)
             batch, passes = batch_of(network, role), LocalPasses(network, list(network.parameters()))
-            with network.steady():
+            with network.steady(48):
                 backward_loss(network, passes, batch, make_training(role).loss, 48)
             found.append(collected(network))
             assert torch.get_num_threads() == number
@@ -139,7 +140,7 @@ def test_pieces_are_computed_at_the_same_time() -> None:
     network.register_forward_pre_hook(meet)
     try:
         torch.set_num_threads(2)
-        with network.steady():
+        with network.steady(5000):
             backward_loss(network, LocalPasses(network, list(network.parameters())), batch, make_training("rerank").loss, 5000)
     finally:
         torch.set_num_threads(before)

@@ -18,7 +18,7 @@ from phasor.settings import settings
 # pairs/s at 4,096, 1,110 at 2,048, 1,050 at 1,024; an embedder: 35,000 tokens/s at 4,096, 12,000 at 32,768.
 _CPU_TOKENS = 2048
 # Passes come in multiples of this, unless they would get so small that starting them costs more than computing them.
-_PASSES, _LEAST_TOKENS = 4, 256
+_PASSES, _LEAST_TOKENS, _LEAST_SHARE = 4, 256, 1024
 
 _set_aside = 0
 
@@ -28,6 +28,16 @@ def even_tokens(tokens: int, max_tokens: int) -> int:
     most = min(max_tokens, _CPU_TOKENS)
     passes = math.ceil(tokens / most / _PASSES) * _PASSES
     return min(most, max(math.ceil(tokens / passes), _LEAST_TOKENS))
+
+
+def share_of(max_tokens: int) -> int:
+    """Tokens per pass of training where so many may be in memory at once: all of them, if shares would be too small.
+
+    Every pass writes gradients of all weights, whatever its size: four layers of 256 train at 0.94 of the speed in shares of 512 tokens,
+    at 0.68 in shares of 256, and at 1.08 in shares of 2,048.
+    """
+    share = max_tokens // _PASSES
+    return share if share >= _LEAST_SHARE else max_tokens
 
 
 @contextlib.contextmanager

@@ -40,11 +40,12 @@ def run(job: Job, inputs: Paths, outputs: Paths) -> Report:
     network = make_network(model, tokenizer, recipe.model.of(job.role), job.role)
     vectors = TaskVectors([_read(folder, task, network, warmup, job.role) for task, folder in folders.items()])
     cost = Cost()
-    held_out = _held_out(job, inputs, network, cost)
+    max_tokens = max(bucket.mini_batch_tokens for bucket in recipe.train.of(job.role).buckets)
+    held_out = _held_out(job, inputs, network, max_tokens, cost)
     schedule = Schedule(config.search_steps, config.learning_rate, config.penalty, config.eval_steps)
     method = build_method(config.merge, vectors, recipe.seed)
     comparison = []
-    with network.steady():
+    with network.steady(max_tokens):
         with mixed(network.model, method.vectors) as mixer:
             found = search(method, mixer, held_out, schedule, job.name)
         if config.compare_methods:
@@ -86,12 +87,11 @@ def _read(folder: Path, task: str, network: Network, warmup: Path, role: Role) -
     return subtract(task, dict(load_model(folder, role)[0].named_parameters()), weights)
 
 
-def _held_out(job: Job, inputs: Paths, network: Network, cost: Cost) -> HeldOut[Batch]:
+def _held_out(job: Job, inputs: Paths, network: Network, max_tokens: int, cost: Cost) -> HeldOut[Batch]:
     """D_t with the loss that the specialists were trained by; what passes through the model is counted in `cost`."""
     assert job.role
     config, training = job.recipe.merge, job.recipe.train.of(job.role)
     network.precision = training.precision
-    max_tokens = max(bucket.mini_batch_tokens for bucket in training.buckets)
     batches: dict[str, list[Batch]] = {}
     for task, data in read_tasks(job, inputs.parts("data"), inputs.parts("mined"), "heldout", config.examples_per_task).items():
         # Equal sizes: in-batch negatives make the loss depend on the size of a batch.

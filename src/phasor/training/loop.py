@@ -72,7 +72,8 @@ class Training:
         """
         self._resume()
         total, config = len(self._steps), self._config
-        with self._network.steady(), _signals() as caught, progress(total, self._what, "step") as bar:
+        least = min(step.mini_batch_tokens for step in self._steps)
+        with self._network.steady(least), _signals() as caught, progress(total, self._what, "step") as bar:
             bar.update(self.progress.step)
             for step in self._steps[self.progress.step :]:
                 loss = self._step(step)

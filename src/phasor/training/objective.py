@@ -15,7 +15,7 @@ from phasor.losses.infonce import Candidates, infonce
 from phasor.losses.matryoshka import matryoshka
 from phasor.losses.yes_no import yes_no
 from phasor.models.network import Network
-from phasor.models.threads import even_tokens
+from phasor.models.threads import even_tokens, share_of
 from phasor.models.tokens import Order, TokenBatch, plan_batches
 from phasor.training.data import Batch, EmbedBatch, LossConfig, RerankBatch
 from phasor.training.distributed import gather_ids, gather_rows, most, world_size
@@ -112,7 +112,7 @@ def _groups(network: Network, batch: Batch, max_tokens: int) -> list[list[Order]
         return [[piece] for piece in plan_batches(lengths, max_tokens)]
     groups: list[list[Order]] = []
     room = 0
-    for piece in plan_batches(lengths, even_tokens(int(lengths.sum()), max_tokens)):
+    for piece in plan_batches(lengths, even_tokens(int(lengths.sum()), share_of(max_tokens))):
         size = len(piece) * int(lengths[piece[0]])
         if size > room:
             groups.append([])
