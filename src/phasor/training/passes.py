@@ -35,11 +35,15 @@ class LocalPasses:
 
     def backward(self, rows: Sequence[Tensor], gradients: Sequence[Tensor]) -> None:
         """Accumulate the gradients of the leaves."""
+        at_once = self._at_once(rows)
+        if at_once == 1:
+            torch.autograd.backward(list(rows), list(gradients), inputs=list(self._leaves))
+            return
 
         def gradients_of(part: Tensor, gradient: Tensor) -> tuple[Tensor | None, ...]:
             return torch.autograd.grad(part, self._leaves, gradient, allow_unused=True)
 
-        with side_by_side(self._at_once(rows)) as run:
+        with side_by_side(at_once) as run:
             for found in run(gradients_of, rows, gradients):
                 for leaf, gradient in zip(self._leaves, found, strict=True):
                     if gradient is not None:
