@@ -75,3 +75,12 @@ def make_project(tmp_path: Path) -> MakeProject:
         return write_project(tmp_path, tasks, roles)
 
     return make
+
+
+@pytest.fixture
+def small_passes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Several passes even for the few short texts of a test."""
+    from phasor.models import threads  # with torch, which most tests do without
+
+    monkeypatch.setattr(threads, "_CPU_TOKENS", 16)
+    monkeypatch.setattr(threads, "_LEAST_SHARE", 1)

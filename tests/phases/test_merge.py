@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from tests.torch_threads import torch_threads
 
 from phasor.artifacts import Report, verify
 from phasor.config.base import Role
 from phasor.data.records import Example, Passage, write_corpus, write_examples
 from phasor.errors import ArtifactError, ModelError, PhasorError, TrainingError
-from phasor.models import threads
 from phasor.models.loading import load_model, load_specialist
 from phasor.recipe import Recipe, parse_recipe
 from phasor.runner import execute, make_job
@@ -125,17 +125,13 @@ def test_table_of_methods_has_every_method_and_specialist(work: Path) -> None:
     assert losses["metals"]["metals"] < losses["warmup"]["metals"]
 
 
+@pytest.mark.usefixtures("small_passes")
 @pytest.mark.parametrize("role", ["embed", "rerank"])
-def test_merge_is_repeatable_to_the_byte_with_any_number_of_threads(work: Path, role: Role, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(threads, "_CPU_TOKENS", 32)  # several passes per batch
-    monkeypatch.setattr(threads, "_LEAST_SHARE", 1)
-    before, found = torch.get_num_threads(), []
-    try:
-        for number in (1, 3):
-            torch.set_num_threads(number)
+def test_merge_is_repeatable_to_the_byte_with_any_number_of_threads(work: Path, role: Role) -> None:
+    found = []
+    for number in (1, 3):
+        with torch_threads(number):
             found.append(run(work, "merge", role).outputs)
-    finally:
-        torch.set_num_threads(before)
     assert found[0] == found[1]
 
 

@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from tests.torch_threads import torch_threads
 
 from phasor.config.base import Role
 from phasor.config.training import BatchBucket
 from phasor.errors import TrainingError
-from phasor.models import threads
 from phasor.training.loop import learning_rate
 
 from .world import LORA, make_training, start, weights
@@ -57,20 +57,15 @@ def test_two_runs_are_equal_to_the_last_bit(tmp_path: Path, role: Role) -> None:
     assert all(torch.equal(runs[0][name], runs[1][name]) for name in runs[0])
 
 
+@pytest.mark.usefixtures("small_passes")
 @pytest.mark.parametrize("role", ["embed", "rerank"])
-def test_the_number_of_threads_changes_no_bit(tmp_path: Path, role: Role, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(threads, "_CPU_TOKENS", 32)  # several passes per step
-    monkeypatch.setattr(threads, "_LEAST_SHARE", 1)
-    before, runs = torch.get_num_threads(), []
-    try:
-        for number in (1, 3):
-            torch.set_num_threads(number)
+def test_the_number_of_threads_changes_no_bit(tmp_path: Path, role: Role) -> None:
+    runs = []
+    for number in (1, 3):
+        with torch_threads(number):
             network, training = start(role, tmp_path / str(number), epochs=1.0, dev=True)
             progress = training.run()
-            runs.append((weights(network), progress.trace))
-            assert torch.get_num_threads() == number
-    finally:
-        torch.set_num_threads(before)
+        runs.append((weights(network), progress.trace))
     assert runs[0][1] == runs[1][1]
     assert all(torch.equal(runs[0][0][name], runs[1][0][name]) for name in runs[0][0])
 

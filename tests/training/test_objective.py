@@ -5,13 +5,13 @@ import threading
 import pytest
 import torch
 import torch.nn.functional as F
+from tests.torch_threads import torch_threads
 
 from phasor.config.base import Role
 from phasor.config.training import InfoNCEConfig
-from phasor.models import threads
 from phasor.models.network import Network
 from phasor.training.data import Batch, make_set
-from phasor.training.objective import backward_loss, batch_loss
+from phasor.training.objective import backward_loss, batch_loss, steady_loss
 from phasor.training.passes import LocalPasses
 
 from .world import first_step, make_network, make_tasks, make_training
@@ -103,33 +103,22 @@ def test_matryoshka_adds_the_losses_of_the_truncated_vectors() -> None:
     torch.testing.assert_close(batch_loss(network, batch, nested), expected, rtol=1e-5, atol=1e-5)
 
 
-@pytest.fixture
-def small_passes(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(threads, "_CPU_TOKENS", 16)
-    monkeypatch.setattr(threads, "_LEAST_SHARE", 1)
-
-
 @pytest.mark.usefixtures("small_passes")
 @pytest.mark.parametrize("role", ["embed", "rerank"])
 def test_threads_change_no_bit_of_the_gradients(role: Role) -> None:
-    before, found = torch.get_num_threads(), []
-    try:
-        for number in (1, 3):
-            torch.set_num_threads(number)
-            network = make_network(role)
-            batch, passes = batch_of(network, role), LocalPasses(network, list(network.parameters()))
-            with network.steady(48):
-                backward_loss(network, passes, batch, make_training(role).loss, 48)
-            found.append(collected(network))
-            assert torch.get_num_threads() == number
-    finally:
-        torch.set_num_threads(before)
+    found = []
+    for number in (1, 3):
+        network = make_network(role)
+        batch, passes = batch_of(network, role), LocalPasses(network, list(network.parameters()))
+        with torch_threads(number), steady_loss(network, 48):
+            backward_loss(network, passes, batch, make_training(role).loss, 48)
+        found.append(collected(network))
     assert all(torch.equal(found[0][name], found[1][name]) for name in found[0])
 
 
 @pytest.mark.usefixtures("small_passes")
 def test_pieces_are_computed_at_the_same_time() -> None:
-    before, network, batch = torch.get_num_threads(), make_network("rerank"), batch_of(make_network("rerank"), "rerank")
+    network, batch = make_network("rerank"), batch_of(make_network("rerank"), "rerank")
     together, seen = threading.Barrier(2), set[int]()
 
     def meet(*_: object) -> None:
@@ -138,10 +127,6 @@ def test_pieces_are_computed_at_the_same_time() -> None:
         seen.add(threading.get_ident())
 
     network.register_forward_pre_hook(meet)
-    try:
-        torch.set_num_threads(2)
-        with network.steady(5000):
-            backward_loss(network, LocalPasses(network, list(network.parameters())), batch, make_training("rerank").loss, 5000)
-    finally:
-        torch.set_num_threads(before)
+    with torch_threads(2), steady_loss(network, 5000):
+        backward_loss(network, LocalPasses(network, list(network.parameters())), batch, make_training("rerank").loss, 5000)
     assert len(seen) == 2

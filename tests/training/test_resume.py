@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 import torch
+from tests.torch_threads import torch_threads
 
 from phasor.config.base import Role
 from phasor.errors import TrainingError
@@ -28,10 +29,8 @@ PROCESSES = multiprocessing.get_context("fork")
 @pytest.fixture(autouse=True)
 def _one_thread() -> Iterator[None]:
     """A forked process may not use the threads of its parent; equal bits need equally many of them."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+    with torch_threads(1):
+        yield
 
 
 def train(role: Role, scratch: Path, options: dict[str, Any]) -> tuple[Progress, dict[str, torch.Tensor]]:

@@ -16,7 +16,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from phasor.config.model import ModelConfig
 from phasor.models import decoder
-from phasor.models.threads import even_tokens, share_of, side_by_side, steady
+from phasor.models.threads import even_tokens, side_by_side
 from phasor.models.tokens import Ids, Order, Ragged, Shared, TokenBatch, pad, plan_batches
 from phasor.progress import progress
 
@@ -61,10 +61,6 @@ class Network(nn.Module):
     def threaded(self) -> bool:
         """Whether passes of training may run side by side: on a CPU, and none takes random numbers that were another's."""
         return self.device.type == "cpu" and not self.is_random
-
-    def steady(self, max_tokens: int) -> contextlib.AbstractContextManager[None]:
-        """Results that do not depend on the number of threads, where so many tokens at once are several passes side by side."""
-        return steady() if self.threaded and share_of(max_tokens) < max_tokens else contextlib.nullcontext()
 
     @property
     def base(self) -> Any:

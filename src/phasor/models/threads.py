@@ -46,11 +46,11 @@ def side_by_side(tasks: int) -> Iterator[Callable[..., Iterable[Any]]]:
 
     Modes of torch (gradients, inference, autocast) belong to a thread: a task enters those that it needs.
     """
-    before = torch.get_num_threads()
-    threads = min(tasks, _set_aside or settings().passes or before)
+    threads = min(tasks, _available()) if tasks > 1 else 1
     if threads < 2:
         yield map
         return
+    before = torch.get_num_threads()
     pool = ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,))
     try:
         torch.set_num_threads(1)
@@ -66,9 +66,14 @@ def steady() -> Iterator[None]:
     global _set_aside
     threads, before = torch.get_num_threads(), _set_aside
     try:
-        _set_aside = before or settings().passes or threads
+        _set_aside = _available()
         torch.set_num_threads(1)
         yield
     finally:
         _set_aside = before
         torch.set_num_threads(threads)
+
+
+def _available() -> int:
+    """Threads for passes: what `steady` has set aside, else what the environment says, else torch's."""
+    return _set_aside or settings().passes or torch.get_num_threads()

@@ -20,7 +20,7 @@ from phasor.models.network import Network
 from phasor.phases import Job, Paths
 from phasor.training.adapters import check_base
 from phasor.training.data import Batch, heldout_batches
-from phasor.training.objective import backward_loss, batch_loss
+from phasor.training.objective import backward_loss, batch_loss, steady_loss
 from phasor.training.passes import LocalPasses
 from phasor.training.phase import read_tasks
 
@@ -45,7 +45,7 @@ def run(job: Job, inputs: Paths, outputs: Paths) -> Report:
     schedule = Schedule(config.search_steps, config.learning_rate, config.penalty, config.eval_steps)
     method = build_method(config.merge, vectors, recipe.seed)
     comparison = []
-    with network.steady(max_tokens):
+    with steady_loss(network, max_tokens):
         with mixed(network.model, method.vectors) as mixer:
             found = search(method, mixer, held_out, schedule, job.name)
         if config.compare_methods:

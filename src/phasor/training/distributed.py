@@ -149,18 +149,16 @@ class LocalEngine(LocalPasses):
     """One process that holds everything; several of them average their gradients."""
 
     def __init__(self, network: Network, config: TrainingConfig) -> None:
-        self._network = network
+        super().__init__(network, [p for _, p in trained_parameters(network)])
         self._optimizer = make_optimizer(network, config)
-        self._parameters = [p for _, p in trained_parameters(network)]
         self._max_norm = config.max_grad_norm
-        super().__init__(network, self._parameters)
 
     def step(self, learning_rate: float) -> float:
         """Clip, update, clear; returns the gradient norm before clipping."""
-        for parameter in self._parameters if world_size() > 1 else ():
+        for parameter in self._leaves if world_size() > 1 else ():
             if parameter.grad is not None:
                 dist.all_reduce(parameter.grad.div_(world_size()))
-        norm = torch.nn.utils.clip_grad_norm_(self._parameters, self._max_norm)
+        norm = torch.nn.utils.clip_grad_norm_(self._leaves, self._max_norm)
         for group in self._optimizer.param_groups:
             group["lr"] = learning_rate
         self._optimizer.step()

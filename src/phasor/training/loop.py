@@ -21,7 +21,7 @@ from phasor.training.checkpoint import Progress
 from phasor.training.data import EmbedSet, RerankSet
 from phasor.training.dev import DevSet
 from phasor.training.distributed import make_engine, mean, most, rank, trained_parameters, wait, world_size
-from phasor.training.objective import backward_loss
+from phasor.training.objective import backward_loss, steady_loss
 from phasor.training.sampling import Step, plan_steps, step_generator
 
 _MAX_TRACE = 1000
@@ -73,7 +73,7 @@ class Training:
         self._resume()
         total, config = len(self._steps), self._config
         least = min(step.mini_batch_tokens for step in self._steps)
-        with self._network.steady(least), _signals() as caught, progress(total, self._what, "step") as bar:
+        with steady_loss(self._network, least), _signals() as caught, progress(total, self._what, "step") as bar:
             bar.update(self.progress.step)
             for step in self._steps[self.progress.step :]:
                 loss = self._step(step)

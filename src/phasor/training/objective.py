@@ -3,6 +3,7 @@
 Shapes: N sequences of a rank's batch, Q queries and P passages among them, D embedding size.
 """
 
+import contextlib
 from collections.abc import Sequence
 
 import numpy as np
@@ -15,7 +16,7 @@ from phasor.losses.infonce import Candidates, infonce
 from phasor.losses.matryoshka import matryoshka
 from phasor.losses.yes_no import yes_no
 from phasor.models.network import Network
-from phasor.models.threads import even_tokens, share_of
+from phasor.models.threads import even_tokens, share_of, steady
 from phasor.models.tokens import Order, TokenBatch, plan_batches
 from phasor.training.data import Batch, EmbedBatch, LossConfig, RerankBatch
 from phasor.training.distributed import gather_ids, gather_rows, most, world_size
@@ -52,8 +53,14 @@ def backward_loss(network: Network, passes: Passes[TokenBatch], batch: Batch, lo
     cache = GradCache(passes, replay_randomness=network.is_random)
     if isinstance(batch, RerankBatch):
         return _separate(cache, batch, groups, tokens, extra)
-    inverse, before = _inverse([piece for group in groups for piece in group], network.device), sum(len(e.ids) for es in extra for e in es)
+    inverse = _inverse([piece for group in groups for piece in group], network.device)
+    before = sum(len(piece.ids) for group in extra for piece in group)
     return cache.step(extra + tokens, lambda rows: _loss(rows[before:][inverse], batch, loss))
+
+
+def steady_loss(network: Network, max_tokens: int) -> contextlib.AbstractContextManager[None]:
+    """Inside, results do not depend on the number of threads, if losses with so many tokens in memory run side by side."""
+    return steady() if _share(network, max_tokens) < max_tokens else contextlib.nullcontext()
 
 
 def _separate(
@@ -106,13 +113,14 @@ def _infonce(rows_ND: Tensor, batch: EmbedBatch, loss: InfoNCEConfig) -> Tensor:
 
 
 def _groups(network: Network, batch: Batch, max_tokens: int) -> list[list[Order]]:
-    """Sequences of each pass, grouped by which may be in memory at once: on a CPU several small passes, elsewhere one."""
+    """Sequences of each pass, grouped by which may be in memory at once: several small passes side by side, or one."""
     lengths = np.fromiter((len(s) for s in batch.sequences), np.int64, len(batch.sequences))
-    if network.device.type != "cpu" or world_size() > 1:
+    share = _share(network, max_tokens)
+    if share == max_tokens:
         return [[piece] for piece in plan_batches(lengths, max_tokens)]
     groups: list[list[Order]] = []
     room = 0
-    for piece in plan_batches(lengths, even_tokens(int(lengths.sum()), share_of(max_tokens))):
+    for piece in plan_batches(lengths, even_tokens(int(lengths.sum()), share)):
         size = len(piece) * int(lengths[piece[0]])
         if size > room:
             groups.append([])
@@ -120,6 +128,11 @@ def _groups(network: Network, batch: Batch, max_tokens: int) -> list[list[Order]
         groups[-1].append(piece)
         room -= size
     return groups
+
+
+def _share(network: Network, max_tokens: int) -> int:
+    """Tokens per pass: all that may be in memory at once where passes do not run side by side, as among several processes."""
+    return share_of(max_tokens) if network.threaded and world_size() == 1 else max_tokens
 
 
 def _tokens(network: Network, batch: Batch, pieces: Sequence[Order]) -> list[TokenBatch]:

@@ -19,7 +19,7 @@ class LocalPasses:
     """
 
     def __init__(self, network: Network, leaves: Sequence[Tensor] = ()) -> None:
-        self._network, self._leaves = network, leaves
+        self._network, self._leaves, self._threaded = network, leaves, network.threaded
 
     def forward(self, pieces: Sequence[TokenBatch]) -> list[Tensor]:
         """Rows of each piece."""
@@ -50,4 +50,4 @@ class LocalPasses:
                         leaf.grad = gradient if leaf.grad is None else leaf.grad.add_(gradient)
 
     def _at_once(self, pieces: Sequence[object]) -> int:
-        return len(pieces) if self._network.threaded else 1
+        return len(pieces) if self._threaded else 1
