@@ -85,9 +85,9 @@ def delegate(arguments: Sequence[str]) -> int | None:
             return None
         request = json.dumps({"arguments": list(arguments), "folder": str(Path.cwd()), "environment": environment()}).encode()
         socket.send_fds(connection, [SIZE.pack(len(request))], [0, 1, 2])
+        connection.sendall(request)
         for number in _PASSED_ON:
             signal.signal(number, lambda caught, _: connection.sendall(bytes([caught])))
-        connection.sendall(request)
         if code := connection.recv(1):
             return code[0]
     log.error("phasor %s: the process that did it was killed. Run it again.", " ".join(arguments[:1]))

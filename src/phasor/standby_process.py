@@ -17,6 +17,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
+import torch
+from threadpoolctl import threadpool_limits
+
 from phasor.cli import main
 from phasor.phases import PHASES
 from phasor.settings import adopt_environment, environment
@@ -25,7 +28,7 @@ from phasor.standby import SIZE
 # Besides the phases: what they import late, or what these libraries themselves do. Not mteb: with it comes polars, which starts threads.
 _LATE = (
     "datasets", "deepspeed", "faiss", "peft", "phasor.merging.comparison", "phasor.models.grown", "phasor.models.loading",
-    "phasor.reporting.page", "phasor.training.phase", "sentence_transformers", "threadpoolctl", "transformers.models.qwen2.modeling_qwen2",
+    "phasor.reporting.page", "phasor.training.phase", "sentence_transformers", "transformers.models.qwen2.modeling_qwen2",
 )
 _TASKS = Path("/proc/self/task")
 
@@ -57,9 +60,12 @@ def _keep(connection: socket.socket) -> None:
     """Fork once more for the command itself, and wait for it."""
     os.setsid()  # a Ctrl-C reaches the command through whoever asked for it, once
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-    size, streams, _, _ = socket.recv_fds(connection, SIZE.size, 3)
-    request = json.loads(_receive(connection, *SIZE.unpack(size)))
-    worker = multiprocessing.get_context("fork").Process(target=_work, args=(request, streams))
+    head, streams, _, _ = socket.recv_fds(connection, SIZE.size, 3)
+    (size,) = SIZE.unpack(head)
+    request = connection.recv(size, socket.MSG_WAITALL)
+    if len(request) < size:
+        return  # whoever asked is gone
+    worker = multiprocessing.get_context("fork").Process(target=_work, args=(json.loads(request), streams))
     worker.start()
     assert worker.pid
     for stream in streams:
@@ -72,16 +78,6 @@ def _keep(connection: socket.socket) -> None:
     code = worker.exitcode or 0
     with contextlib.suppress(OSError):
         connection.sendall(bytes([code if code >= 0 else 128 - code]))
-
-
-def _receive(connection: socket.socket, size: int) -> bytes:
-    found = b""
-    while len(found) < size:
-        part = connection.recv(size - len(found))
-        if not part:
-            os._exit(1)
-        found += part
-    return found
 
 
 def _work(request: dict[str, Any], streams: Sequence[int]) -> NoReturn:
@@ -101,9 +97,6 @@ def _work(request: dict[str, Any], streams: Sequence[int]) -> NoReturn:
 
 def _use_threads() -> None:
     """As many threads as the environment says; libraries have read that of the process that stood by."""
-    import torch
-    from threadpoolctl import threadpool_limits
-
     if threads := int(environment().get("OMP_NUM_THREADS", "0")):
         threadpool_limits(threads)
         torch.set_num_threads(threads)
