@@ -60,7 +60,7 @@ def test_a_score_does_not_depend_on_the_other_documents(make_model: MakeModel, t
 def test_a_query_as_long_as_the_pair_still_gets_a_score(make_model: MakeModel, tokenizer: PreTrainedTokenizerFast) -> None:
     model = make_model("qwen2", head=True)
     scores = Reranker(model, tokenizer, CONFIG).score("find", "pepper " * 200, TEXTS)
-    assert len(set(scores.tolist())) == 1
+    assert np.ptp(scores) < 1e-6  # sums of equal rows may be taken in another order
     assert 0 < scores[0] < 1
 
 

@@ -114,24 +114,26 @@ class RerankerSearcher(Searcher):
     def rank(self, ids: list[str], queries: list[str], instructions: list[str], top_k: int, top_ranked: TopRanked | None) -> Run:
         """Probability of yes for the head; -1, -2, … for the rest."""
         assert top_ranked is not None, "a reranker needs a first stage"
-        heads = {query: top_ranked[query][: self._depth] for query in ids}
-        scores = iter(self._scores(heads, self._reranker.head_tokens(queries, instructions)))
-        run: Run = {}
-        for query in ids:
-            rest = top_ranked[query][self._depth : top_k]
-            run[query] = {p: float(next(scores)) for p in heads[query]} | {p: -1.0 - i for i, p in enumerate(rest)}
-        return run
+        scores = self._scores([top_ranked[query][: self._depth] for query in ids], self._reranker.head_tokens(queries, instructions))
+        rests = [top_ranked[query][self._depth : top_k] for query in ids]
+        return {
+            query: found | {p: -1.0 - i for i, p in enumerate(rest)} for query, found, rest in zip(ids, scores, rests, strict=True)
+        }
 
-    def _scores(self, candidates: Mapping[str, list[str]], heads: "Ragged") -> list[np.float32]:
-        """Scores of all candidates, query by query."""
+    def _scores(self, candidates: Sequence[Sequence[str]], heads: "Ragged") -> list[dict[str, float]]:
+        """Scores of the candidates of every query."""
         tokens, rows = self._tokens.of(self._reranker, self._texts), {passage: row for row, passage in enumerate(self._ids)}
-        lists, scores = list(candidates.values()), list[np.float32]()
-        for start in range(0, len(lists), _QUERIES_AT_ONCE):
-            group = range(start, min(start + _QUERIES_AT_ONCE, len(lists)))
-            documents = [[tokens[rows[p]] for p in lists[query]] for query in group]
-            scores.extend(self._reranker.score_lists([heads[query] for query in group], documents, self._batch_size))
+        found: list[dict[str, float]] = [{} for _ in candidates]
+        # Queries of similar length together: what they share with their passages is padded to the longest of a group.
+        order = np.argsort(heads.lengths, kind="stable")
+        for start in range(0, len(order), _QUERIES_AT_ONCE):
+            group = order[start : start + _QUERIES_AT_ONCE]
+            documents = [[tokens[rows[p]] for p in candidates[query]] for query in group]
+            scores = iter(self._reranker.score_lists([heads[query] for query in group], documents, self._batch_size).tolist())
+            for query in group:
+                found[query] = {p: next(scores) for p in candidates[query]}
             self._tick(len(group))
-        return scores
+        return found
 
 
 class Bm25Searcher(Searcher):

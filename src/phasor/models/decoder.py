@@ -38,13 +38,12 @@ class Prefixes:
 
 
 def supported(base: Any) -> bool:
-    """Whether this module knows the architecture: full causal attention in every layer, no activation checkpointing."""
+    """Whether this module knows the architecture: full causal attention in every layer."""
     config: Any = base.config
     return (
         config.model_type in _ARCHITECTURES
         and set(getattr(config, "layer_types", None) or ["full_attention"]) == {"full_attention"}
         and not config.attention_dropout
-        and not base.is_activation_checkpointing
     )
 
 

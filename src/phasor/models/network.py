@@ -16,6 +16,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from phasor.config.model import ModelConfig
 from phasor.models import decoder
+from phasor.models.memory import keep_freed_memory
+from phasor.models.products import through_onednn
 from phasor.models.threads import even_tokens, side_by_side
 from phasor.models.tokens import Ids, Order, Ragged, Shared, TokenBatch, pad, plan_batches
 from phasor.progress import progress
@@ -32,15 +34,18 @@ class Network(nn.Module):
 
     Attributes:
         precision: type of the computation; auto is bfloat16 on a GPU and float32 elsewhere.
+        checkpointed: whether activations are computed again for the backward pass, see `checkpoint_activations`.
         tokens: how many went through `infer` so far, padding included.
     """
 
     def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, config: ModelConfig) -> None:
         super().__init__()
+        keep_freed_memory()
         self.model = model
         self.tokenizer = tokenizer
         self.config = config
         self.precision: Precision = "auto"
+        self.checkpointed = False
         self.tokens = 0
         # Right padding lies in the future of every real token, so a causal model needs no mask to ignore it,
         # and without a mask attention takes its fastest kernel.
@@ -85,16 +90,23 @@ class Network(nn.Module):
 
     def final_states(self, batch: TokenBatch, prefixes: decoder.Prefixes | None = None) -> Tensor:
         """[N, D] final hidden state of each sequence's last token; with `prefixes` each continues one of them."""
-        if decoder.supported(self.base):
+        if self._decodes():
             with self.computation():
                 return decoder.final_states(self.base, batch, prefixes)
         assert prefixes is None, "prefixes are only shared where the decoder is supported"
         return self.hidden_states(batch)[batch.last]
 
     def computation(self) -> contextlib.AbstractContextManager[Any]:
-        """The autocast that belongs to `precision`."""
-        wanted = self.precision == "bfloat16" or (self.precision == "auto" and self.device.type == "cuda")
-        return torch.autocast(self.device.type, torch.bfloat16) if wanted else contextlib.nullcontext()
+        """The autocast that belongs to `precision`, or the fastest products in float32."""
+        if self.precision == "bfloat16" or (self.precision == "auto" and self.device.type == "cuda"):
+            return torch.autocast(self.device.type, torch.bfloat16)
+        # Checkpointed layers are computed again outside of this mode, where they would not find the values they saved.
+        return through_onednn() if self.device.type == "cpu" and not self.checkpointed else contextlib.nullcontext()
+
+    def checkpoint_activations(self) -> None:
+        """From now on keep only what enters each layer, and compute the rest again for the backward pass."""
+        self.model.gradient_checkpointing_enable({"use_reentrant": False})
+        self.checkpointed = True
 
     def batch(self, sequences: Sequence[Ids]) -> TokenBatch:
         """Pad sequences onto the network's device."""
@@ -117,9 +129,12 @@ class Network(nn.Module):
             prefixes = decoder.prefill(self.base, self.batch([sequences[i][: shared.lengths[i]] for i in first]))
         return self.infer(rests, max_tokens, lambda batch: self(batch, prefixes), continued=Shared(group, shared.lengths))
 
+    def _decodes(self) -> bool:
+        return not self.checkpointed and decoder.supported(self.base)
+
     def _can_share(self) -> bool:
         # DeepSpeed brings sharded weights, which have this mark, together for whole calls of `forward` only.
-        return decoder.supported(self.base) and not any(hasattr(weight, "ds_id") for weight in self.parameters())
+        return self._decodes() and not any(hasattr(weight, "ds_id") for weight in self.parameters())
 
     def infer(
         self, sequences: Sequence[Ids], max_tokens: int, apply: Callable[[TokenBatch], Tensor], what: str = "",

@@ -60,7 +60,7 @@ class Training:
             )
         network.precision = config.precision
         if config.gradient_checkpointing:
-            network.model.gradient_checkpointing_enable({"use_reentrant": False})
+            network.checkpoint_activations()
         self._fingerprint = self._identify()
         self._engine = make_engine(network, config)
 

@@ -1,0 +1,112 @@
+"""Linear layers through oneDNN: the values of PyTorch's own, in forward and backward passes."""
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional
+from torch.utils._python_dispatch import TorchDispatchMode
+from transformers import PreTrainedTokenizerFast
+
+from phasor.config.model import ModelConfig
+from phasor.models import products
+from phasor.models.embedder import Embedder
+from phasor.models.products import through_onednn
+
+from .conftest import TEXTS, MakeModel
+
+pytestmark = pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="PyTorch was built without oneDNN")
+
+
+class Counter(TorchDispatchMode):
+    """Counts the products that went to oneDNN."""
+
+    count = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.count += func is torch.ops.mkldnn._linear_pointwise.default
+        return func(*args, **(kwargs or {}))
+
+
+def layer(shape: tuple[int, ...], out: int, bias: bool, dtype: torch.dtype = torch.float32) -> list[Tensor]:
+    """States, weight and perhaps bias, all to be differentiated."""
+    generator = torch.Generator().manual_seed(0)
+    sizes = [shape, (out, shape[-1]), *([(out,)] if bias else [])]
+    return [torch.randn(size, generator=generator, dtype=dtype).requires_grad_() for size in sizes]
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("shape", [(16, 5), (37, 48), (3, 11, 24), (1, 2049, 8), (2, 3, 5, 7)])
+def test_values_and_gradients_are_those_of_float64(shape: tuple[int, ...], bias: bool) -> None:
+    tensors = layer(shape, 13, bias)
+    upstream = torch.randn(*shape[:-1], 13, generator=torch.Generator().manual_seed(1))
+    with through_onednn(), Counter() as counter:
+        result = functional.linear(*tensors)
+    with Counter() as backward:
+        gradients = torch.autograd.grad(result, tensors, upstream)
+    assert (counter.count, backward.count) == (1, 2)
+    exact = [tensor.detach().double().requires_grad_() for tensor in tensors]
+    wanted = functional.linear(*exact)
+    torch.testing.assert_close(result.double(), wanted, rtol=1e-5, atol=1e-5)
+    for found, want in zip(gradients, torch.autograd.grad(wanted, exact, upstream.double()), strict=True):
+        torch.testing.assert_close(found.double(), want, rtol=1e-5, atol=2e-4)
+
+
+def test_gradients_in_any_memory_layout() -> None:
+    states, weight = layer((4, 9, 6), 8, bias=False)
+    with through_onednn():
+        result = functional.linear(states, weight)
+    upstream = torch.randn(8, 9, 4).permute(2, 1, 0)  # as attention hands them back
+    found = torch.autograd.grad(result, [states, weight], upstream)
+    wanted = torch.autograd.grad(functional.linear(states, weight), [states, weight], upstream)
+    for one, other in zip(found, wanted, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-5)
+
+
+def test_frozen_weights_cost_no_gradient() -> None:
+    states, weight, bias = layer((20, 6), 4, bias=True)
+    with through_onednn():
+        result = functional.linear(states, weight.detach(), bias.detach())
+    with Counter() as counter:
+        result.sum().backward()
+    assert counter.count == 1
+    assert states.grad is not None and weight.grad is None
+
+
+@pytest.mark.parametrize("rows,dtype", [(products._LEAST_ROWS - 1, torch.float32), (40, torch.float64), (40, torch.bfloat16)])
+def test_few_rows_and_other_types_stay_with_pytorch(rows: int, dtype: torch.dtype) -> None:
+    tensors = layer((rows, 8), 5, True, dtype)
+    with through_onednn(), Counter() as counter:
+        found = functional.linear(*tensors)
+    assert counter.count == 0
+    assert torch.equal(found, functional.linear(*tensors))
+
+
+def test_nothing_changes_outside() -> None:
+    with Counter() as counter:
+        functional.linear(*layer((40, 8), 5, True))
+    assert counter.count == 0
+
+
+def test_numbers_of_rows_come_in_few_sizes() -> None:
+    """oneDNN compiles code per size and keeps a thousand; a layer needs three, and a model has several kinds of layers."""
+    sizes = {rows: len(products._filled(torch.ones(rows, 1))) for rows in range(products._LEAST_ROWS, 4097)}
+    assert all(rows <= filled <= rows * (1 + 1 / products._SIZES) for rows, filled in sizes.items())
+    assert len(set(sizes.values())) <= products._SIZES * 9
+
+
+def test_networks_compute_so_in_float32(make_model: MakeModel, tokenizer: PreTrainedTokenizerFast) -> None:
+    config = ModelConfig(max_query_tokens=24, max_passage_tokens=16, template="brief")
+
+    def products_of(**options: Any) -> int:
+        embedder = Embedder(make_model("qwen2"), tokenizer, config)
+        for name, value in options.items():
+            setattr(embedder, name, value)
+        tokens = embedder.document_tokens(TEXTS * 3)
+        with Counter() as counter:
+            embedder(embedder.batch(list(tokens)))
+        return counter.count
+
+    assert products_of() > 0
+    assert products_of(precision="bfloat16") == products_of(checkpointed=True) == 0
