@@ -47,7 +47,7 @@ def address() -> Iterator[str]:
     with standby():
         found = os.environ["PHASOR_STANDBY"]
         # The first command finds nobody: it does its work itself and has the process started.
-        done = subprocess.run([sys.executable, "-m", "phasor", "--version"], capture_output=True, text=True, check=True, timeout=SECONDS)
+        done = subprocess.run([sys.executable, "-m", "phasor", "collect", "--help"], capture_output=True, text=True, check=True, timeout=SECONDS)
         assert done.stdout.strip()
         wait_for(Path(found).exists)
         yield found
@@ -59,6 +59,30 @@ def test_without_a_command_nothing_is_started() -> None:
         folder = Path(os.environ["PHASOR_STANDBY"]).parent
         children = subprocess.run(["pgrep", "-f", str(folder)], capture_output=True, text=True).stdout
     assert children == "" and not folder.exists()
+
+
+def test_only_light_commands_do_not_wait_for_the_process(tmp_path: Path) -> None:
+    with standby():
+        address = os.environ["PHASOR_STANDBY"]
+        light, heavy = (start([phase, "--task", "basic"], tmp_path, address) for phase in ("collect", "filter"))
+        code, _, messages = finish(heavy)
+        assert code == 2 and "params.yaml" in messages
+        _, messages = light.communicate(timeout=SECONDS)
+        assert "phasor.cli" in messages
+
+
+def test_who_waits_for_a_process_that_dies_goes_on_alone(tmp_path: Path) -> None:
+    with standby():
+        waiting = start(["filter", "--task", "basic"], tmp_path, os.environ["PHASOR_STANDBY"])
+        wait_for(lambda: bool(processes_of(os.environ["PHASOR_STANDBY"])))
+        os.kill(processes_of(os.environ["PHASOR_STANDBY"])[0], signal.SIGKILL)
+        _, messages = waiting.communicate(timeout=SECONDS)
+        assert waiting.returncode == 2 and "phasor.cli" in messages
+
+
+def processes_of(address: str) -> list[int]:
+    found = subprocess.run(["pgrep", "-f", f"phasor.standby_process {address}"], capture_output=True, text=True).stdout
+    return [int(number) for number in found.split()]
 
 
 def test_a_phase_writes_what_it_writes_by_itself(make_project: MakeProject, address: str) -> None:

@@ -1,8 +1,9 @@
 """A process that has everything imported and forks a child for each command, which then starts in milliseconds instead of seconds.
 
 `phasor repro` keeps one while it works. The `phasor` commands that DVC starts for the stages find it by their environment, hand
-over arguments, folder, environment and standard streams, pass signals on and take the exit code back; where there is none yet, or
-none any more, they do the work themselves. Only on Linux, where forking after these imports is safe.
+over arguments, folder, environment and standard streams, pass signals on and take the exit code back. The first of them has it
+started; they wait for it, because all that import the same at once take longer, and where there is none any more they do the work
+themselves. Only on Linux, where forking after these imports is safe.
 """
 
 import contextlib
@@ -25,6 +26,10 @@ _ALONE = {"OMP_NUM_THREADS": "1", "JE_ARROW_MALLOC_CONF": "background_thread:fal
 SIZE = struct.Struct("!I")
 """How long a request is stands before it."""
 _PASSED_ON = (signal.SIGTERM, signal.SIGINT)
+_LOOKED_EVERY = 0.02
+"""Seconds between looks whether it is there."""
+_LIGHT = {"collect"}
+"""Commands that import little and so do not wait."""
 log = logging.getLogger(__name__)
 
 
@@ -38,31 +43,36 @@ def standby() -> Iterator[None]:
         address = str(Path(folder) / "standby")
         bell.bind(_bell(address))
         bell.listen()
-        started: list[subprocess.Popen[bytes]] = []
-        waiting = threading.Thread(target=_start_when_rung, args=(bell, address, started), daemon=True)
-        waiting.start()
+        over = threading.Event()
+        starting = threading.Thread(target=_start_when_rung, args=(bell, address, over), daemon=True)
+        starting.start()
         use_standby(address)
         try:
             yield
         finally:
             use_standby("")
-            bell.shutdown(socket.SHUT_RDWR)
-            waiting.join()
-            for process in started:
-                process.kill()  # it may still be importing; commands under way do not need it
-                process.communicate()
+            over.set()
+            with contextlib.suppress(OSError):
+                bell.shutdown(socket.SHUT_RDWR)
+            starting.join()
 
 
 def _bell(address: str) -> str:
     return f"{address}.bell"
 
 
-def _start_when_rung(bell: socket.socket, address: str, started: list[subprocess.Popen[bytes]]) -> None:
+def _start_when_rung(bell: socket.socket, address: str, over: threading.Event) -> None:
     try:
-        bell.accept()[0].close()
+        first, _ = bell.accept()
     except OSError:
         return  # nobody needed it
-    started.append(launch(address))
+    process = launch(address)
+    with first, bell:  # those that wait for the process notice the end of this block
+        while not over.wait(_LOOKED_EVERY) and not Path(address).exists() and process.poll() is None:
+            pass
+    over.wait()
+    process.kill()  # it may still be importing; commands under way do not need it
+    process.communicate()
 
 
 def launch(address: str) -> subprocess.Popen[bytes]:
@@ -78,10 +88,8 @@ def delegate(arguments: Sequence[str]) -> int | None:
         return None
     with socket.socket(socket.AF_UNIX) as connection:
         try:
-            connection.connect(address)
+            _connect(connection, address, wait=not _LIGHT.intersection(arguments[:1]))
         except OSError:
-            with contextlib.suppress(OSError):
-                connection.connect(_bell(address))  # for those that come later
             return None
         request = json.dumps({"arguments": list(arguments), "folder": str(Path.cwd()), "environment": environment()}).encode()
         socket.send_fds(connection, [SIZE.pack(len(request))], [0, 1, 2])
@@ -92,3 +100,15 @@ def delegate(arguments: Sequence[str]) -> int | None:
             return code[0]
     log.error("phasor %s: the process that did it was killed. Run it again.", " ".join(arguments[:1]))
     return 1
+
+
+def _connect(connection: socket.socket, address: str, wait: bool) -> None:
+    """Raises OSError if nobody is there, or not yet and `wait` is not set; asks for the process in any case."""
+    try:
+        connection.connect(address)
+    except OSError:
+        with socket.socket(socket.AF_UNIX) as bell, contextlib.suppress(OSError):
+            bell.connect(_bell(address))
+            if wait:
+                bell.recv(1)  # nothing comes, but the end when the process is there, or gone
+        connection.connect(address)
