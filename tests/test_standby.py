@@ -47,7 +47,8 @@ def address() -> Iterator[str]:
     with standby():
         found = os.environ["PHASOR_STANDBY"]
         # The first command finds nobody: it does its work itself and has the process started.
-        done = subprocess.run([sys.executable, "-m", "phasor", "collect", "--help"], capture_output=True, text=True, check=True, timeout=SECONDS)
+        command = [sys.executable, "-m", "phasor", "collect", "--help"]
+        done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=SECONDS)
         assert done.stdout.strip()
         wait_for(Path(found).exists)
         yield found
