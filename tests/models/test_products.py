@@ -37,7 +37,7 @@ def layer(shape: tuple[int, ...], out: int, bias: bool, dtype: torch.dtype = tor
 
 
 @pytest.mark.parametrize("bias", [True, False])
-@pytest.mark.parametrize("shape", [(16, 5), (37, 48), (3, 11, 24), (1, 2049, 8), (2, 3, 5, 7)])
+@pytest.mark.parametrize("shape", [(3, 5), (2, 4, 6), (16, 5), (37, 48), (3, 11, 24), (1, 2049, 8), (2, 3, 5, 7)])
 def test_values_and_gradients_are_those_of_float64(shape: tuple[int, ...], bias: bool) -> None:
     tensors = layer(shape, 13, bias)
     upstream = torch.randn(*shape[:-1], 13, generator=torch.Generator().manual_seed(1))
@@ -45,7 +45,8 @@ def test_values_and_gradients_are_those_of_float64(shape: tuple[int, ...], bias:
         result = functional.linear(*tensors)
     with Counter() as backward:
         gradients = torch.autograd.grad(result, tensors, upstream)
-    assert (counter.count, backward.count) == (1, 2)
+    many = result.numel() >= 13 * products._LEAST_ROWS
+    assert (counter.count, backward.count) == ((1, 2) if many else (0, 0))
     exact = [tensor.detach().double().requires_grad_() for tensor in tensors]
     wanted = functional.linear(*exact)
     torch.testing.assert_close(result.double(), wanted, rtol=1e-5, atol=1e-5)
@@ -81,6 +82,14 @@ def test_few_rows_and_other_types_stay_with_pytorch(rows: int, dtype: torch.dtyp
         found = functional.linear(*tensors)
     assert counter.count == 0
     assert torch.equal(found, functional.linear(*tensors))
+
+
+def test_the_graph_is_the_same_for_any_number_of_rows() -> None:
+    """Or processes of a distributed run bring their gradients in different orders, and DeepSpeed adds up what does not belong together."""
+    with through_onednn():
+        few, many = (functional.linear(*layer((rows, 8), 5, True)) for rows in (1, products._LEAST_ROWS))
+    assert few.grad_fn is not None and many.grad_fn is not None
+    assert few.grad_fn.name() == many.grad_fn.name()
 
 
 def test_nothing_changes_outside() -> None:

@@ -37,17 +37,21 @@ class _LinearMode(TorchFunctionMode):
 
 
 def _fits(states: Tensor, weight: Tensor, bias: Tensor | None = None) -> bool:
-    if not (states.dtype == weight.dtype == torch.float32 and states.device.type == weight.device.type == "cpu"):
-        return False
-    return states.numel() >= _LEAST_ROWS * states.shape[-1]
+    return states.dtype == weight.dtype == torch.float32 and states.device.type == weight.device.type == "cpu"
 
 
 class _Linear(torch.autograd.Function):
-    """[..., K] states, [M, K] weight and [M] bias to [..., M], as `torch.nn.functional.linear`."""
+    """[..., K] states, [M, K] weight and [M] bias to [..., M], as `torch.nn.functional.linear`.
+
+    The graph is the same for any number of rows: processes of a distributed run have different numbers of them, and DeepSpeed
+    expects their gradients in the same order.
+    """
 
     @staticmethod
     def forward(context: Any, states: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         context.save_for_backward(states, weight)
+        if _few(states):
+            return functional.linear(states, weight, bias)
         return _unfilled(_product(_filled(states), weight, bias), states)
 
     @staticmethod
@@ -55,12 +59,23 @@ class _Linear(torch.autograd.Function):
     def backward(context: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
         states, weight = context.saved_tensors
         for_states, for_weight, for_bias = context.needs_input_grad
+        if _few(states):
+            rows_NM = gradient.reshape(-1, gradient.shape[-1])
+            return (
+                gradient @ weight if for_states else None,
+                rows_NM.T @ states.reshape(-1, states.shape[-1]) if for_weight else None,
+                rows_NM.sum(0) if for_bias else None,
+            )
         filled_NM = _filled(gradient)
         return (
             _unfilled(_product(filled_NM, weight.T), states) if for_states else None,
             _product(filled_NM.T, _filled(states).T) if for_weight else None,
             filled_NM.sum(0) if for_bias else None,
         )
+
+
+def _few(states: Tensor) -> bool:
+    return states.numel() < _LEAST_ROWS * states.shape[-1]
 
 
 def _filled(states: Tensor) -> Tensor:
