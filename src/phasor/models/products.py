@@ -50,32 +50,24 @@ class _Linear(torch.autograd.Function):
     @staticmethod
     def forward(context: Any, states: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         context.save_for_backward(states, weight)
-        if _few(states):
-            return functional.linear(states, weight, bias)
-        return _unfilled(_product(_filled(states), weight, bias), states)
+        return _unfilled(_product_for(states)(_filled(states), weight, bias), states)
 
     @staticmethod
     @once_differentiable
     def backward(context: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
         states, weight = context.saved_tensors
         for_states, for_weight, for_bias = context.needs_input_grad
-        if _few(states):
-            rows_NM = gradient.reshape(-1, gradient.shape[-1])
-            return (
-                gradient @ weight if for_states else None,
-                rows_NM.T @ states.reshape(-1, states.shape[-1]) if for_weight else None,
-                rows_NM.sum(0) if for_bias else None,
-            )
-        filled_NM = _filled(gradient)
+        product, filled_NM = _product_for(states), _filled(gradient)
         return (
-            _unfilled(_product(filled_NM, weight.T), states) if for_states else None,
-            _product(filled_NM.T, _filled(states).T) if for_weight else None,
+            _unfilled(product(filled_NM, weight.T), states) if for_states else None,
+            product(filled_NM.T, _filled(states).T) if for_weight else None,
             filled_NM.sum(0) if for_bias else None,
         )
 
 
-def _few(states: Tensor) -> bool:
-    return states.numel() < _LEAST_ROWS * states.shape[-1]
+def _product_for(states: Tensor) -> Callable[..., Tensor]:
+    """What multiplies best for so many rows."""
+    return functional.linear if states.numel() < _LEAST_ROWS * states.shape[-1] else _onednn
 
 
 def _filled(states: Tensor) -> Tensor:
@@ -95,6 +87,6 @@ def _unfilled(rows: Tensor, like: Tensor) -> Tensor:
     return rows[: like.shape[:-1].numel()].view(*like.shape[:-1], rows.shape[1])
 
 
-def _product(rows: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+def _onednn(rows: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     product: Tensor = torch.ops.mkldnn._linear_pointwise(rows, weight, bias, "none", [], "")
     return product
