@@ -10,11 +10,12 @@ import sys
 import time
 from pathlib import Path
 
+import torch
 from mergekit.config import MergeConfiguration
 from mergekit.merge import run_merge
 from mergekit.options import MergeOptions
 
-OPTIONS = MergeOptions(copy_tokenizer=False, write_model_card=False, lazy_unpickle=True, quiet=True)
+OPTIONS = MergeOptions(copy_tokenizer=False, write_model_card=False, lazy_unpickle=True, quiet=True, cuda=torch.cuda.is_available())
 
 
 def fold(models: list[str], t: float, out: Path) -> None:

@@ -5,7 +5,8 @@
 
 Both merge the same specialists (adapters for us, folded models for mergekit) and judge by the same loss on the same
 batches: we search t's and lambda by gradient and write one model; the grid writes a model per t and measures it once.
-Start of the interpreters, imports and the making of the specialists are not counted.
+With a GPU all of it runs there on both sides. Start of the interpreters, imports and the making of the specialists
+are not counted.
 """
 
 import argparse
@@ -39,6 +40,7 @@ SHAPES = {
                                 num_key_value_heads=2, tie_word_embeddings=True),
 }
 TEMPERATURE = 0.05
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def build(folder: Path, shape: str, num_tasks: int, rank: int) -> None:
@@ -55,13 +57,19 @@ def build(folder: Path, shape: str, num_tasks: int, rank: int) -> None:
         adapted.merge_and_unload().save_pretrained(folder / f"specialist{k}")
 
 
+def load(folder: Path) -> Any:
+    """A model where the benchmark computes."""
+    model: Any = AutoModelForCausalLM.from_pretrained(folder)
+    return model.to(DEVICE)
+
+
 def held_out(model: PreTrainedModel, args: argparse.Namespace) -> HeldOut[tuple[Tensor, Tensor]]:
     """Random texts and an in-batch contrastive loss on last-token vectors."""
     generator = torch.Generator().manual_seed(1)
     size = (args.batch_size, args.tokens)
     batches = {
         f"task{k}": [
-            tuple(torch.randint(0, model.config.vocab_size, size, generator=generator) for _ in range(2))
+            tuple(torch.randint(0, model.config.vocab_size, size, generator=generator).to(DEVICE) for _ in range(2))
             for _ in range(max(1, args.examples // args.batch_size))
         ]
         for k in range(args.tasks)
@@ -69,7 +77,7 @@ def held_out(model: PreTrainedModel, args: argparse.Namespace) -> HeldOut[tuple[
 
     def loss(batch: tuple[Tensor, Tensor]) -> Tensor:
         q_QD, p_QD = (F.normalize(model.base_model(ids).last_hidden_state[:, -1], dim=-1) for ids in batch)
-        return F.cross_entropy(q_QD @ p_QD.T / TEMPERATURE, torch.arange(len(q_QD)))
+        return F.cross_entropy(q_QD @ p_QD.T / TEMPERATURE, torch.arange(len(q_QD), device=DEVICE))
 
     def backward(batch: tuple[Tensor, Tensor], _: Tensor) -> float:
         value = loss(batch)
@@ -82,7 +90,7 @@ def held_out(model: PreTrainedModel, args: argparse.Namespace) -> HeldOut[tuple[
 def ours(folder: Path, args: argparse.Namespace) -> dict[str, float]:
     """Search and export; the peak is that of this process."""
     before, start = peak_memory(), time.perf_counter()
-    model = AutoModelForCausalLM.from_pretrained(folder / "warmup")
+    model = load(folder / "warmup")
     weights = dict(model.named_parameters())
     vectors = TaskVectors([read_adapter(folder / f"adapter{k}", f"task{k}", weights) for k in range(args.tasks)])
     with mixed(model, vectors) as mixer:
@@ -105,7 +113,7 @@ def grid(folder: Path, args: argparse.Namespace) -> dict[str, float]:
             answer = json.loads(worker.stdout.readline())
             merging, peak = merging + answer["seconds"], answer["peak"]
             start = time.perf_counter()
-            losses.append(mean(held_out(AutoModelForCausalLM.from_pretrained(folder / "grid"), args).measure()))
+            losses.append(mean(held_out(load(folder / "grid"), args).measure()))
             measuring += time.perf_counter() - start
     return {"seconds": merging + measuring, "merging": merging, "peak": peak, "before": before, "loss": min(losses)}
 
@@ -125,7 +133,8 @@ def table(our: dict[str, float], their: dict[str, float], args: argparse.Namespa
     """Lines of the result, ratios last."""
     mib = 1 / 2**20
     sizes = f"{args.tasks} tasks, rank {args.rank}, {args.steps} steps against {args.grid} grid points"
-    yield f"{args.shape}, {sizes}, {torch.get_num_threads()} threads"
+    machine = torch.cuda.get_device_name() if DEVICE == "cuda" else f"{torch.get_num_threads()} threads"
+    yield f"{args.shape}, {sizes}, {machine}"
     yield f"{'':24}{'ours':>10}{'mergekit':>10}{'ratio':>8}"
     rows = [
         ("search and merge (s)", our["seconds"], their["seconds"]),

@@ -5,10 +5,10 @@
     python benchmarks/serving.py work/bundle --precision auto      # ours as it comes: in the fastest precision that keeps cosine 0.999
     python benchmarks/serving.py work/bundle --soak 600            # ours alone: memory after the first minute and at the end
 
-Both servers load the same folder in the same precision (float32, unless ours is told otherwise), get the same texts through HTTP from the
-same number of callers, each with one request under way and a kept connection, and answer in base64. The peer is the plain way to serve
-such a model: one FastAPI route that calls `encode` in FastAPI's thread pool. They run one after the other on one machine, so a ratio
-means more than a figure.
+Both servers load the same folder in the same precision (float32, or what `--precision` names; under auto the peer stays at float32),
+get the same texts through HTTP from the same number of callers, each with one request under way and a kept connection, and answer in
+base64. The peer is the plain way to serve such a model: one FastAPI route that calls `encode` in FastAPI's thread pool. They run one
+after the other on one machine, so a ratio means more than a figure.
 The overhead of our gateway is its time for a batch beside the same batch given to the engine in a process without HTTP.
 """
 
@@ -19,6 +19,7 @@ import itertools
 import json
 import os
 import random
+import re
 import subprocess
 import sys
 import time
@@ -31,7 +32,7 @@ import httpx
 import numpy as np
 import psutil
 
-from phasor.config.serving import BuiltinEngineConfig, LimitsConfig
+from phasor.config.serving import BuiltinEngineConfig, LimitsConfig, Precision
 from phasor.serving.builtin import BuiltinEngine
 from phasor.serving.bundle import open_bundle
 from phasor.serving.rendering import Renderer
@@ -51,14 +52,15 @@ def make_texts(words: int, number: int = 4096) -> list[str]:
     return [f"{i} " + " ".join(rng.choices(known, k=max(1, round(rng.gauss(words, words / 4))))) for i in range(number)]
 
 
-def serve_peer(folder: Path) -> None:
+def serve_peer(folder: Path, precision: str) -> None:
     """The peer, in this process, until killed."""
     import uvicorn
     from fastapi import FastAPI
     from pydantic import BaseModel
     from sentence_transformers import SentenceTransformer
 
-    model, app = SentenceTransformer(str(folder / "embed")).float(), FastAPI()
+    model, app = SentenceTransformer(str(folder / "embed")), FastAPI()
+    model = model.bfloat16() if precision == "bfloat16" else model.float()
 
     class Body(BaseModel):
         input: list[str]
@@ -88,6 +90,13 @@ def running(command: list[str], model: str) -> Iterator[int]:
     finally:
         process.terminate()
         process.wait()
+
+
+def served_precision() -> str:
+    """What our running server computes in."""
+    engine = re.search(r'engine="builtin-(\w+)"', httpx.get(f"{URL}/metrics").text)
+    assert engine, "our server names its engine in /metrics"
+    return engine[1]
 
 
 def ours(folder: Path, precision: str) -> list[str]:
@@ -129,10 +138,10 @@ async def ask(url: str, model: str, case: Case, callers: int, seconds: float) ->
     return {"texts_per_s": len(times) * batch / took, "p50_ms": 1000 * p50, "p99_ms": 1000 * p99}
 
 
-async def bare(folder: Path, case: Case, rounds: int) -> float:
+async def bare(folder: Path, case: Case, rounds: int, precision: Precision) -> float:
     """Seconds per batch of the engine alone, without HTTP and JSON; it renders and tokenises as the gateway does."""
     bundle = open_bundle(folder)
-    engine = BuiltinEngine(bundle, "float32", BuiltinEngineConfig(), LimitsConfig(), lambda ran: None)
+    engine = BuiltinEngine(bundle, precision, BuiltinEngineConfig(), LimitsConfig(), lambda ran: None)
     renderer, texts = Renderer(bundle), make_texts(LENGTHS[case[0]])[: case[1]]
     await engine.embed(renderer.documents(texts), "bulk")
     began = time.monotonic()
@@ -147,7 +156,7 @@ def compare(args: argparse.Namespace) -> dict[str, Any]:
     cases = list(itertools.product(LENGTHS, BATCHES))
     name = open_bundle(args.bundle).recipe.name
     measured: dict[str, dict[str, Any]] = {}
-    peer = [sys.executable, __file__, str(args.bundle), "--serve-peer"]
+    peer = [sys.executable, __file__, str(args.bundle), "--serve-peer", "--precision", args.precision]
     for side, command in (("ours", ours(args.bundle, args.precision)), ("peer", peer)):
         if side == "peer" and args.peer:
             found = {f"{case[0]} x{case[1]}": asyncio.run(ask(args.peer, name, case, args.callers, args.seconds)) for case in cases}
@@ -155,12 +164,13 @@ def compare(args: argparse.Namespace) -> dict[str, Any]:
             with running(command, name):
                 found = {f"{case[0]} x{case[1]}": asyncio.run(ask(URL, name, case, args.callers, args.seconds)) for case in cases}
                 if side == "ours":
+                    precision: Any = served_precision()
                     alone = {f"{case[0]} x{case[1]}": asyncio.run(ask(URL, name, case, 1, args.seconds)) for case in cases}
         measured[side] = found
     for case in cases:
         key = f"{case[0]} x{case[1]}"
         mine, other = measured["ours"][key], measured["peer"][key]
-        seconds = asyncio.run(bare(args.bundle, case, args.rounds))
+        seconds = asyncio.run(bare(args.bundle, case, args.rounds, precision))
         measured.setdefault("ratios", {})[key] = {
             "throughput": mine["texts_per_s"] / other["texts_per_s"], "p99": mine["p99_ms"] / other["p99_ms"],
             "overhead_of_gateway": alone[key]["p50_ms"] / 1000 / seconds - 1,
@@ -187,12 +197,12 @@ def main() -> None:
     parser.add_argument("--callers", type=int, default=8)
     parser.add_argument("--seconds", type=float, default=10.0, help="per case")
     parser.add_argument("--rounds", type=int, default=50, help="batches of the engine alone, per case")
-    parser.add_argument("--precision", default="float32", help="of our server; auto: the fastest that reproduces the golden answers")
+    parser.add_argument("--precision", default="float32", help="of both servers; auto: the fastest that reproduces the golden answers")
     parser.add_argument("--soak", type=float, help="seconds")
     parser.add_argument("--serve-peer", action="store_true", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.serve_peer:
-        serve_peer(args.bundle)
+        serve_peer(args.bundle, args.precision)
         return
     print(json.dumps(soak(args) if args.soak else compare(args), indent=1))
 

@@ -10,7 +10,6 @@ after the first answers, and the most that was seen under load.
 import argparse
 import asyncio
 import itertools
-import re
 from collections.abc import Awaitable
 from pathlib import Path
 from typing import Any
@@ -21,7 +20,7 @@ import psutil
 from safetensors import safe_open
 
 from phasor.serving.bundle import open_bundle
-from serving import LENGTHS, URL, Send, load, make_texts, ours, running
+from serving import LENGTHS, URL, Send, load, make_texts, ours, running, served_precision
 
 HEADER = ("model", "weights", "precision", "tokens/s", "query, ms", "pairs/s", "MiB, idle", "MiB, load")
 
@@ -55,7 +54,7 @@ def row(folder: Path, precision: str, callers: int, seconds: float) -> tuple[str
 
     with running(ours(folder, precision), name) as pid:
         server = psutil.Process(pid)
-        engine = re.search(r'engine="builtin-(\w+)"', httpx.get(f"{URL}/metrics").text)
+        used = served_precision()
         sizes = [server.memory_info().rss]
         tokens: list[int] = []
         _, took = asyncio.run(load(URL, passages, callers, seconds, lambda answer: tokens.append(answer.json()["usage"]["total_tokens"])))
@@ -67,7 +66,6 @@ def row(folder: Path, precision: str, callers: int, seconds: float) -> tuple[str
             pairs = f"{16 * len(times) / longer:,.0f}"
             sizes.append(server.memory_info().rss)
     counts = [f"{weights(folder / role) / 1e6:,.1f} M" for role in ("embed", "rerank") if (folder / role).is_dir()]
-    used = engine[1] if engine else precision
     mib = [f"{size / 2**20:,.0f}" for size in (sizes[0], max(sizes))]
     return name, " + ".join(counts), used, f"{sum(tokens) / took:,.0f}", f"{1000 * float(np.median(alone)):.1f}", pairs, *mib
 
