@@ -1,5 +1,6 @@
 """A reranker grown from an embedder: the embedder inside, a search for the query's words, and a regression of both."""
 
+import copy
 from typing import Any
 
 import numpy as np
@@ -64,6 +65,14 @@ def test_the_embedder_lives_on_inside(embedder: Embedder, grown: Reranker) -> No
         (embedder.encode_queries([query], ["find it"])[0], states[len(head) - 1]), (embedder.encode_documents([passage])[0], states[-1]),
     ):
         assert cosine_similarity(torch.from_numpy(vector), state[: len(vector)], dim=0) > 0.99
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_an_embedder_on_a_gpu_gives_the_same_weights_and_stays_there(embedder: Embedder, grown: Reranker) -> None:
+    on_gpu = copy.deepcopy(embedder).to("cuda")
+    weights = grow(on_gpu, CONFIG, judged(), seed=0)[0].state_dict()
+    assert all(torch.equal(weights[name], value) for name, value in grown.model.state_dict().items())
+    assert on_gpu.device.type == "cuda"
 
 
 def test_before_training_it_ranks_its_queries(grown: Reranker) -> None:

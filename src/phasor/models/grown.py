@@ -56,21 +56,23 @@ def grow(embedder: Embedder, model: ModelConfig, judged: Sequence[Judged], seed:
     """Reranker with two layers and two heads more than the embedder; equal arguments give equal bytes.
 
     Args:
-        embedder: a Qwen2 model with one token table, as `build` makes them with `init: cooccurrence`.
+        embedder: a Qwen2 model with one token table, as `build` makes them with `init: cooccurrence`; it stays where it is.
         model: of the reranker; its template must close the query with the end-of-text token.
         judged: pairs from which scales and the last regression are taken; a few hundred suffice.
         seed: of what stays random.
     """
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        network = Qwen2ForCausalLM(_architecture(embedder.base.config))
+        # On the processor wherever the embedder computes: a small model, and the same bytes on every machine.
+        source = copy.deepcopy(embedder.base).cpu()
+        network = Qwen2ForCausalLM(_architecture(source.config))
         reranker = Reranker(network, embedder.tokenizer, model)
-        growth = _Growth(embedder.base, reranker)
+        growth = _Growth(source, reranker)
         growth.set_tokens()
         growth.set_marker()
         growth.copy_layers()
         growth.set_matcher()
-        set_comparison(reranker, growth.widened(embedder.base.norm.weight), growth.directions, judged)
+        set_comparison(reranker, growth.widened(source.norm.weight), growth.directions, judged)
         _enlarge(network)
     return network, embedder.tokenizer
 
