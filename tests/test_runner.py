@@ -7,12 +7,13 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from phasor.artifacts import Report, read_manifest, verify
 from phasor.cli import main
 from phasor.config.base import Role
 from phasor.data.records import read_examples
-from phasor.errors import ArtifactError, PhasorError, StorageError
+from phasor.errors import ArtifactError, OutOfMemory, PhasorError, StorageError
 from phasor.phases import PHASES, Job, Paths
 from phasor.runner import config_of, execute, make_job
 
@@ -205,3 +206,16 @@ def test_every_phase_depends_on_settings_that_exist(make_project: MakeProject) -
     for phase in PHASES:
         for role, task in phase.jobs(recipe):
             assert config_of(Job(recipe, phase.name, role, task), phase)
+
+
+def on_gpu() -> object:
+    return pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU"))
+
+
+@pytest.mark.parametrize("device", ["cpu", on_gpu()])
+def test_memory_that_is_used_up_is_one_message(make_project: MakeProject, monkeypatch: pytest.MonkeyPatch, device: str) -> None:
+    job, work = collect(make_project)
+    monkeypatch.setattr("phasor.phases.collect.run", lambda *_: torch.empty(1 << 50, dtype=torch.uint8, device=device))
+    with pytest.raises(OutOfMemory, match="collect-basic: memory is used up .*mini_batch_size"):
+        execute(job, work)
+    assert not any(path.name.endswith("partial") for path in work.rglob("*"))

@@ -37,6 +37,10 @@ class StorageError(PhasorError):
     """A file system or object store refused to read or write."""
 
 
+class OutOfMemory(PhasorError):
+    """A model, or what it computes at once, does not fit into memory."""
+
+
 class GateFailed(PhasorError):
     """A model scored below what the gate allows."""
 

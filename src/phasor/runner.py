@@ -23,12 +23,14 @@ from phasor.artifacts import (
 )
 from phasor.code_rev import code_digest
 from phasor.config.base import Role
-from phasor.errors import ArtifactError, PhasorError, StorageError
+from phasor.errors import ArtifactError, OutOfMemory, PhasorError, StorageError, first_line
 from phasor.phases import Job, Paths, Phase, phase
 from phasor.recipe import Recipe
 from phasor.settings import settings
 
 _REFUSED = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES)
+# How torch says it, whose classes of errors differ by device and are not imported for phases that need no torch.
+_NO_MEMORY = ("out of memory", "can't allocate memory", "ALLOC_FAILED")
 
 
 def make_job(name: str, recipe: Recipe, work: Path, role: Role | None = None, task: str | None = None, root: Path = Path()) -> Job:
@@ -66,6 +68,7 @@ def execute_paths(job: Job, inputs: Paths, outputs: Paths, report_path: Path) ->
     Raises:
         ArtifactError: an input is missing.
         StorageError: the disk is full or refuses.
+        OutOfMemory: of the machine or its GPU.
     """
     chosen = phase(job.phase)
     for name, path in inputs.flat().items():
@@ -87,6 +90,14 @@ def execute_paths(job: Job, inputs: Paths, outputs: Paths, report_path: Path) ->
         if error.errno in _REFUSED:
             place = error.filename or ", ".join(str(path) for path in outputs.flat().values())
             raise StorageError(f"{job.name}: {os.strerror(error.errno)} at {place}. Free space or choose another --work folder.") from None
+        raise
+    except (RuntimeError, MemoryError) as error:
+        if isinstance(error, MemoryError) or any(sign in str(error) for sign in _NO_MEMORY):
+            raise OutOfMemory(
+                f"{job.name}: memory is used up ({first_line(error)}). What a phase holds at once grows with mini_batch_size (training) "
+                "or batch_size (merge, evaluate) and with the model; gradient_checkpointing makes training smaller. "
+                "Other processes on the same GPU count as well: `phasor repro --jobs 1` runs one at a time."
+            ) from error
         raise
     finally:
         for path in aside.flat().values():
