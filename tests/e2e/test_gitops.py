@@ -124,8 +124,8 @@ def check_token(namespace: Namespace, authorization: str) -> None:
     ("verb", "group", "resource", "allowed"),
     [
         ("create", KFP_GROUP, "runs", True), ("list", KFP_GROUP, "experiments", True), ("create", KFP_GROUP, "pipelines", True),
-        ("delete", KFP_GROUP, "runs", False), ("get", "", "secrets", False), ("create", "batch", "jobs", False),
-        ("list", "", "pods", False),
+        ("delete", KFP_GROUP, "runs", True), ("terminate", KFP_GROUP, "runs", False), ("get", "", "secrets", False),
+        ("create", "batch", "jobs", False), ("list", "", "pods", False),
     ],
 )  # fmt: skip
 def test_the_account_may_ask_kfp_and_nothing_else(verb: str, group: str, resource: str, allowed: bool, namespace: Namespace) -> None:

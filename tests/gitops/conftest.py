@@ -8,6 +8,7 @@ import pytest
 
 from phasor.cli import main
 from phasor.gitops import render as rendering
+from phasor.gitops import retrain as retraining
 from phasor.gitops.request import Request
 from phasor.pipeline import submit as room
 
@@ -38,6 +39,7 @@ def compile_once() -> Iterator[None]:
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[KfpServer]:
     monkeypatch.setattr(room, "POLL_S", 0.01)
+    monkeypatch.setattr(retraining, "SETTLE_S", 0.05)
     with KfpServer().running() as running:
         yield running
 

@@ -2,6 +2,8 @@
 
 import shutil
 import subprocess
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -59,6 +61,20 @@ def test_a_run_under_way_is_followed_and_not_repeated(server: KfpServer, render:
     assert retrain(Server(server.url), request, 3, False, told.append) is None
     assert retrain(Server(server.url), request, 3, True, told.append) == server.runs[0]["run_id"]
     assert len(server.runs) == 1 and "is under way" in told[1] and told[-1].endswith("succeeded")
+
+
+def test_of_runs_that_are_started_at_once_one_stays(server: KfpServer, render: Render) -> None:
+    """As by the Job and by hand, after a failure: all look before any has started a run."""
+    request, callers = render(host=server.url), 3
+    retrain(Server(server.url), request, 3, False, print)
+    server.runs[0]["state"] = "FAILED"
+    server.together, server.script = threading.Barrier(callers), [("RUNNING", {}), ("SUCCEEDED", {})]
+    told: list[list[str]] = [[] for _ in range(callers)]
+    with ThreadPoolExecutor(callers) as pool:
+        found = list(pool.map(lambda said: retrain(Server(server.url), request, 3, True, said.append), told))
+    _, run = server.runs
+    assert found == [run["run_id"]] * callers
+    assert all(run["run_id"] in said[0] for said in told)
 
 
 def test_a_failed_run_is_started_again(server: KfpServer, render: Render) -> None:

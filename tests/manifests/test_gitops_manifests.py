@@ -42,7 +42,7 @@ def test_the_account_of_the_jobs_has_rights_on_kfp_alone_and_no_token_for_the_cl
     for rule in rules:
         for resource in rule["resources"]:
             rights[resource] |= set(rule["verbs"])
-    assert rights == {"runs": set(MAKE), "experiments": set(MAKE), "pipelines": set(MAKE)}
+    assert rights == {"runs": {*MAKE, "delete"}, "experiments": set(MAKE), "pipelines": set(MAKE)}
     assert named(overlay, "Role", "retrain-upload")["rules"][0]["verbs"] == ["create"], "what manifests make superfluous stands alone"
 
 

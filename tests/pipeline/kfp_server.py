@@ -21,6 +21,7 @@ import yaml
 PORT = 8888
 Script = Sequence[tuple[str, dict[str, str]]]
 """Per poll: state of the run, and the state of each task by its name in the compiled pipeline."""
+_CREATED = "2026-11-26T10:00:00Z"
 _MACHINERY = dict.fromkeys(
     ("phasor-train-retriever-x5k2p", "root", "root-driver", "fetch-driver", "executor", "for-loop-1", "iteration-driver", "iteration-item",
      "iteration-item-driver", "iteration-iterations", "iteration-iterations(0:0)"), "RUNNING"
@@ -36,6 +37,7 @@ class KfpServer:
     token: if set, requests need it.
     authorization: as the last request brought it.
     refuse: status for every request, if set; may be changed in between.
+    together: if set, the next callers that list runs wait for each other.
     """
 
     def __init__(self, host: str = "127.0.0.1", port: int = 0) -> None:
@@ -48,13 +50,14 @@ class KfpServer:
         self.scripts: list[Script] = []
         self.polls: dict[str, int] = {}
         self.token, self.refuse, self.authorization = "", 0, ""
+        self.together: threading.Barrier | None = None
         owner = self
 
         class Handler(BaseHTTPRequestHandler):
             def _any(self) -> None:
                 owner.handle(self)
 
-            do_GET = do_POST = _any  # noqa: N815
+            do_GET = do_POST = do_DELETE = _any  # noqa: N815
 
             def log_message(self, *_: Any) -> None:
                 pass
@@ -114,16 +117,24 @@ class KfpServer:
             case "POST", "/experiments":
                 return self._keep(self.experiments, "experiment_id", json.loads(body))
             case "POST", "/runs":
-                return self._keep(self.runs, "run_id", json.loads(body) | {"state": "PENDING"})
+                return self._keep(self.runs, "run_id", json.loads(body) | {"state": "PENDING", "created_at": _CREATED})
             case "GET", "/runs":
                 assert query["sort_by"] == "created_at desc"
-                return {"runs": self._found(self.runs, query)[::-1]}
+                found = self._found(self.runs, query)[::-1]
+                if together := self.together:
+                    together.wait(10)
+                    self.together = None
+                return {"runs": found}
         if re.fullmatch(r"/pipelines/[^/]+/versions", path):
             return {"pipeline_versions": self._found(self.versions, query)}
         if re.fullmatch(r"/pipelines/[^/]+/versions/[^/]+", path):
             return next(version for version in self.versions if version["pipeline_version_id"] == path.rpartition("/")[2])
-        assert (method, path.rpartition("/")[0]) == ("GET", "/runs"), (method, path)
-        return self._run(path.rpartition("/")[2])
+        assert method in ("GET", "DELETE") and path.rpartition("/")[0] == "/runs", (method, path)
+        run_id = path.rpartition("/")[2]
+        if method == "DELETE":
+            self.runs[:] = [run for run in self.runs if run["run_id"] != run_id]
+            return {}
+        return self._run(run_id)
 
     def _run(self, run_id: str) -> dict[str, Any]:
         number, run = next((number, run) for number, run in enumerate(self.runs) if run["run_id"] == run_id)

@@ -1,13 +1,16 @@
 """One run for one request: found again by its name, started if there is none, started again if it failed."""
 
+import time
 from collections.abc import Callable
 
 from phasor.errors import PhasorError
 from phasor.evaluation.gate import in_words
 from phasor.gitops.request import Request
 from phasor.pipeline.result import Result, read_result
-from phasor.pipeline.submit import DONE, Run, RunFailed, Server, follow, run_url, runs_named, submit
+from phasor.pipeline.submit import DONE, Run, RunFailed, Server, delete, follow, run_url, runs_named, submit
 
+SETTLE_S = 2.0
+"""After a start: KFP tells times in whole seconds, so whoever starts a run in the same second must see both before it decides."""
 Say = Callable[[str], None]
 
 
@@ -39,6 +42,7 @@ def retrain(server: Server, request: Request, tries: int, watch: bool, say: Say)
         else:
             _may_start(server, request, found, tries)
             run_id = submit(server, request.pipeline, request.parameters(), request.told.server.experiment, request.run_name)
+            run_id = _first(server, request, run_id)
             say(f"{request.run_name} started: {run_url(server, run_id)}")
         if not watch:
             return None
@@ -47,6 +51,17 @@ def retrain(server: Server, request: Request, tries: int, watch: bool, say: Say)
             return run_id
         except RunFailed as error:
             say(str(error))
+
+
+def _first(server: Server, request: Request, own: str) -> str:
+    """The run that stays of those which several callers started at once: KFP lets every name be used again."""
+    time.sleep(SETTLE_S)
+    under_way = [run for run in runs_named(server, request.run_name) if run.state not in DONE]
+    first = min(under_way, key=lambda run: (run.created_at, run.run_id), default=None)
+    if first is None or first.run_id == own:
+        return own
+    delete(server, own)
+    return first.run_id
 
 
 def _may_start(server: Server, request: Request, found: list[Run], tries: int) -> None:

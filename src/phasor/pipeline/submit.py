@@ -80,10 +80,11 @@ class Server:
 
 @dataclass(frozen=True)
 class Run:
-    """A run as the server lists it: its id, and its state in KFP's words."""
+    """A run as the server lists it: its id, its state in KFP's words, and when it was made, in whole seconds."""
 
     run_id: str
     state: str
+    created_at: datetime
 
 
 def submit(server: Server, ir: str, parameters: dict[str, Any], experiment: str, run_name: str) -> str:
@@ -122,7 +123,14 @@ def runs_named(server: Server, name: str) -> list[Run]:
     client = server.connect()
     with _asking(server.host), _quiet():
         found = client.list_runs(filter=_named(name), sort_by="created_at desc", page_size=100, namespace=server.namespace or None).runs
-    return [Run(str(run.run_id), str(run.state)) for run in found or []]
+    return [Run(str(run.run_id), str(run.state), run.created_at) for run in found or []]
+
+
+def delete(server: Server, run_id: str) -> None:
+    """Stop a run and forget it. Raises EndpointError if the server does not answer or refuses."""
+    client = server.connect()
+    with _asking(server.host), _quiet():
+        client.delete_run(run_id)
 
 
 def run_url(server: Server, run_id: str) -> str:
