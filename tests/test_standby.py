@@ -55,6 +55,15 @@ def address() -> Iterator[str]:
     assert os.environ["PHASOR_STANDBY"] == "" and not Path(found).exists()
 
 
+@pytest.mark.parametrize("device", ["nvidia0", "kfd"])
+def test_beside_a_gpu_commands_do_the_work_themselves(device: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("PHASOR_STANDBY", raising=False)
+    (tmp_path / device).touch()
+    monkeypatch.setattr("phasor.standby._DEVICES", tmp_path)
+    with standby():
+        assert not os.environ.get("PHASOR_STANDBY")
+
+
 def test_without_a_command_nothing_is_started() -> None:
     with standby():
         folder = Path(os.environ["PHASOR_STANDBY"]).parent

@@ -3,7 +3,8 @@
 `phasor repro` keeps one while it works. The `phasor` commands that DVC starts for the stages find it by their environment, hand
 over arguments, folder, environment and standard streams, pass signals on and take the exit code back. The first of them has it
 started; they wait for it, because all that import the same at once take longer, and where there is none any more they do the work
-themselves. Only on Linux, where forking after these imports is safe.
+themselves. Only on Linux, where forking after these imports is safe, and without a GPU: a library that only asks whether there is one
+can leave its driver in a state that no child can use.
 """
 
 import contextlib
@@ -30,13 +31,16 @@ _LOOKED_EVERY = 0.02
 """Seconds between looks whether it is there."""
 _LIGHT = {"collect"}
 """Commands that import little and so do not wait."""
+_DEVICES = Path("/dev")
+_GPUS = ("nvidia[0-9]*", "kfd", "dxg")
+"""Device files of NVIDIA, AMD, and either under Windows."""
 log = logging.getLogger(__name__)
 
 
 @contextlib.contextmanager
 def standby() -> Iterator[None]:
     """Keep such a process for the commands started inside the block, from the first of them on."""
-    if sys.platform != "linux":
+    if sys.platform != "linux" or any(found for name in _GPUS for found in _DEVICES.glob(name)):
         yield
         return
     with tempfile.TemporaryDirectory(prefix="phasor-") as folder, socket.socket(socket.AF_UNIX) as bell:

@@ -193,7 +193,8 @@ def _child(work: Path, *overrides: str) -> None:
 def test_a_killed_phase_goes_on_where_it_was(work: Path, number: signal.Signals, code: int) -> None:
     threads, overrides = torch.get_num_threads(), ("warmup.embed.epochs=15", "warmup.embed.checkpoint_steps=2")
     scratch, target = work / ".scratch" / "warmup-embed", work / "embed" / "warmup"
-    process = multiprocessing.get_context("fork").Process(target=_child, args=(work, *overrides))
+    context = multiprocessing.get_context("spawn" if torch.cuda.is_available() else "fork")  # CUDA does not survive a fork
+    process = context.Process(target=_child, args=(work, *overrides))
     process.start()
     while not list(scratch.glob("checkpoint-*")) and process.is_alive():
         time.sleep(0.005)

@@ -23,7 +23,7 @@ from phasor.training.checkpoint import Progress
 from .world import LORA, start, weights
 
 OPTIONS: dict[str, Any] = {"dropout": 0.2, "dev": True, "eval_steps": 5, "checkpoint_steps": 1, "epochs": 3.0}
-PROCESSES = multiprocessing.get_context("fork")
+PROCESSES = multiprocessing.get_context("spawn" if torch.cuda.is_available() else "fork")  # CUDA does not survive a fork
 
 
 @pytest.fixture(autouse=True)
