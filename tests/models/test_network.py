@@ -67,3 +67,19 @@ def test_a_batch_that_fails_is_told_and_leaves_the_threads_as_they_were(embedder
     with pytest.raises(ValueError, match="no such luck"):
         embedder.infer([tokens[i] for i in range(len(tokens))], 20, apply)
     assert torch.get_num_threads() == threads
+
+
+@pytest.mark.parametrize("kind", ["bert", "qwen2", "qwen3"])
+@pytest.mark.parametrize(("own", "chosen", "is_random"), [(0.5, None, True), (0.5, 0.0, False), (0.0, 0.5, True), (0.0, None, False)])
+def test_dropout_is_the_backbones_or_the_recipes(
+    make_model: MakeModel, tokenizer: PreTrainedTokenizerFast, kind: str, own: float, chosen: float | None, is_random: bool
+) -> None:
+    options = {"hidden_dropout_prob": own, "attention_probs_dropout_prob": own} if kind == "bert" else {"attention_dropout": own}
+    model = make_model(kind, **options)
+    network = Embedder(model, tokenizer, CONFIG.model_copy(update={"dropout": chosen})).train()
+    tokens = network.document_tokens(TEXTS)
+    batch = network.batch(list(tokens))
+    with torch.no_grad():
+        assert torch.equal(network(batch), network(batch)) is not is_random
+    assert network.is_random is is_random
+    assert {name: getattr(model.config, name) for name in options} == options, "what is saved is the backbone's"

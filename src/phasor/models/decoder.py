@@ -38,12 +38,12 @@ class Prefixes:
 
 
 def supported(base: Any) -> bool:
-    """Whether this module knows the architecture: full causal attention in every layer."""
+    """Whether this module knows the architecture: full causal attention in every layer, without dropout."""
     config: Any = base.config
     return (
         config.model_type in _ARCHITECTURES
         and set(getattr(config, "layer_types", None) or ["full_attention"]) == {"full_attention"}
-        and not config.attention_dropout
+        and not any(layer.self_attn.attention_dropout for layer in base.layers)
     )
 
 

@@ -41,6 +41,8 @@ class Network(nn.Module):
     def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, config: ModelConfig) -> None:
         super().__init__()
         keep_freed_memory()
+        if config.dropout is not None:
+            _set_dropout(model, config.dropout)
         self.model = model
         self.tokenizer = tokenizer
         self.config = config
@@ -59,8 +61,7 @@ class Network(nn.Module):
     @property
     def is_random(self) -> bool:
         """Whether training draws random numbers in every pass: dropout."""
-        attention = getattr(self.model.config, "attention_dropout", 0) or 0
-        return attention > 0 or any(isinstance(module, nn.Dropout) and module.p > 0 for module in self.modules())
+        return any(module.p if isinstance(module, nn.Dropout) else getattr(module, "attention_dropout", 0) for module in self.modules())
 
     @property
     def threaded(self) -> bool:
@@ -174,3 +175,13 @@ class Network(nn.Module):
                     bar.update(len(group))
         assert result is not None, "infer needs at least one sequence"
         return result
+
+
+def _set_dropout(model: PreTrainedModel, share: float) -> None:
+    """Change the modules and leave the config, which is the backbone's own and travels with the weights."""
+    module: Any
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = share
+        elif hasattr(module, "attention_dropout"):  # decoders hand this number to their attention
+            module.attention_dropout = share
