@@ -152,10 +152,13 @@ class SentenceTransformerModel:
     def _encode(self, texts: Sequence[str], prompt: str) -> Vectors:
         if not texts:
             return np.zeros((0, int(self._model.get_embedding_dimension() or 0)), dtype=np.float32)
-        vectors = self._model.encode(
-            [prompt + text for text in texts], prompt="", batch_size=self._config.batch_size, normalize_embeddings=True,
-            convert_to_numpy=True, show_progress_bar=False,
-        )
+        from phasor.models.products import through_onednn
+
+        with through_onednn():
+            vectors = self._model.encode(
+                [prompt + text for text in texts], prompt="", batch_size=self._config.batch_size, normalize_embeddings=True,
+                convert_to_numpy=True, show_progress_bar=False,
+            )
         return np.asarray(vectors, dtype=np.float32)
 
 
