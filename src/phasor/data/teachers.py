@@ -6,7 +6,7 @@ the imports of this module loads torch; only a sentence-transformers teacher doe
 
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cache, lru_cache
 from itertools import chain
 from typing import Any, Protocol
@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from phasor.config.data import EndpointTeacher, LsaTeacher, SentenceTransformerTeacher, Teacher
 from phasor.data.characters import CJK
 from phasor.errors import DataError, ModelError, first_line
+from phasor.progress import progress
 
 Vectors = NDArray[np.float32]
 
@@ -27,6 +28,7 @@ _FUNCTION_WORDS = frozenset(
     {"a", "an", "and", "are", "as", "at", "be", "by", "for", "in", "is", "it", "of", "on", "or", "that", "the", "this", "to", "who", "with"}
 )
 _CACHE_SIZE = 1 << 17
+_SORTED_BATCHES = 32  # sentence-transformers sorts what it gets by length: the more, the less padding, but no word until all is done
 _MAX_TERMS = 50_000
 _RARE_TERM_CORPUS = 1000  # from this many texts on, a term of a single text says nothing about two texts
 
@@ -150,16 +152,19 @@ class SentenceTransformerModel:
         return self._encode(texts, prompt=self._config.query_prompt)
 
     def _encode(self, texts: Sequence[str], prompt: str) -> Vectors:
-        if not texts:
-            return np.zeros((0, int(self._model.get_embedding_dimension() or 0)), dtype=np.float32)
         from phasor.models.products import through_onednn
 
-        with through_onednn():
+        def encode(part: Sequence[str]) -> Vectors:
             vectors = self._model.encode(
-                [prompt + text for text in texts], prompt="", batch_size=self._config.batch_size, normalize_embeddings=True,
+                [prompt + text for text in part], prompt="", batch_size=self._config.batch_size, normalize_embeddings=True,
                 convert_to_numpy=True, show_progress_bar=False,
             )
-        return np.asarray(vectors, dtype=np.float32)
+            return np.asarray(vectors, dtype=np.float32)
+
+        if not texts:
+            return np.zeros((0, int(self._model.get_embedding_dimension() or 0)), dtype=np.float32)
+        with through_onednn():
+            return _part_by_part(encode, texts, _SORTED_BATCHES * self._config.batch_size)
 
 
 class EndpointModel:
@@ -173,9 +178,7 @@ class EndpointModel:
 
     def encode_documents(self, texts: Sequence[str]) -> Vectors:
         """Embed passages [N] to [N, D]."""
-        size = self._config.batch_size
-        batches = [self._embed(texts[start : start + size]) for start in range(0, len(texts), size)]
-        return _normalize(np.concatenate(batches)) if batches else np.zeros((0, 0), dtype=np.float32)
+        return _normalize(_part_by_part(self._embed, texts, self._config.batch_size)) if texts else np.zeros((0, 0), dtype=np.float32)
 
     def encode_queries(self, texts: Sequence[str]) -> Vectors:
         """Embed queries [N] to [N, D], each after the configured prompt."""
@@ -190,6 +193,18 @@ class EndpointModel:
             return vectors
 
         return self._endpoint.post("embeddings", {"model": self._config.model, "input": list(texts)}, read)
+
+
+def _part_by_part(encode: Callable[[Sequence[str]], Vectors], texts: Sequence[str], size: int) -> Vectors:
+    """Embed at least one text, so many at a time, with a progress bar if that takes several times."""
+    if len(texts) <= size:
+        return encode(texts)
+    parts = []
+    with progress(len(texts), "encode", "text") as bar:
+        for start in range(0, len(texts), size):
+            parts.append(encode(texts[start : start + size]))
+            bar.update(len(parts[-1]))
+    return np.concatenate(parts)
 
 
 def _normalize(vectors: NDArray[Any]) -> Vectors:
