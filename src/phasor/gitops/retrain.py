@@ -36,8 +36,8 @@ def retrain(server: Server, request: Request, tries: int, watch: bool, say: Say)
         if done := _succeeded(found):
             say(f"{request.run_name} is done: same data, recipe, code and images. Nothing to do. {run_url(server, done.run_id)}")
             return done.run_id
-        if found and found[0].state not in DONE:
-            run_id = found[0].run_id
+        if under_way := _under_way(found):
+            run_id = under_way.run_id
             say(f"{request.run_name} is under way: {run_url(server, run_id)}")
         else:
             _may_start(server, request, found, tries)
@@ -56,8 +56,7 @@ def retrain(server: Server, request: Request, tries: int, watch: bool, say: Say)
 def _first(server: Server, request: Request, own: str) -> str:
     """The run that stays of those which several callers started at once: KFP lets every name be used again."""
     time.sleep(SETTLE_S)
-    under_way = [run for run in runs_named(server, request.run_name) if run.state not in DONE]
-    first = min(under_way, key=lambda run: (run.created_at, run.run_id), default=None)
+    first = _under_way(runs_named(server, request.run_name))
     if first is None or first.run_id == own:
         return own
     delete(server, own)
@@ -89,6 +88,11 @@ def finished(server: Server, request: Request) -> str:
         return done.run_id
     state = f"its last run is {found[0].state}: {run_url(server, found[0].run_id)}" if found else "it has no run"
     raise PhasorError(f"{request.run_name} has not succeeded, {state}. `phasor retrain --watch` starts it if need be, and waits.")
+
+
+def _under_way(found: list[Run]) -> Run | None:
+    """The first of those that have not ended: the one that stays."""
+    return min((run for run in found if run.state not in DONE), key=lambda run: (run.created_at, run.run_id), default=None)
 
 
 def _succeeded(found: list[Run]) -> Run | None:
