@@ -18,6 +18,7 @@ from phasor.phases import PHASES, Job, Paths
 from phasor.runner import config_of, execute, make_job
 
 from .conftest import MakeProject
+from .gpu import NEEDS_GPU
 
 # Stands in for a phase that is caught at work: half a file in its output, a checkpoint in its scratch folder.
 HALF_WAY = """\
@@ -208,11 +209,7 @@ def test_every_phase_depends_on_settings_that_exist(make_project: MakeProject) -
             assert config_of(Job(recipe, phase.name, role, task), phase)
 
 
-def on_gpu() -> object:
-    return pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU"))
-
-
-@pytest.mark.parametrize("device", ["cpu", on_gpu()])
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=NEEDS_GPU)])
 def test_memory_that_is_used_up_is_one_message(make_project: MakeProject, monkeypatch: pytest.MonkeyPatch, device: str) -> None:
     job, work = collect(make_project)
     monkeypatch.setattr("phasor.phases.collect.run", lambda *_: torch.empty(1 << 50, dtype=torch.uint8, device=device))

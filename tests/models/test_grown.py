@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from tests.gpu import NEEDS_GPU
 from torch.nn.functional import cosine_similarity
 
 from phasor.config.model import EmbedderBackbone, ModelConfig, ModelsConfig, PretrainedBackbone, ScratchBackbone
@@ -67,7 +68,7 @@ def test_the_embedder_lives_on_inside(embedder: Embedder, grown: Reranker) -> No
         assert cosine_similarity(torch.from_numpy(vector), state[: len(vector)], dim=0) > 0.99
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@NEEDS_GPU
 def test_an_embedder_on_a_gpu_gives_the_same_weights_and_stays_there(embedder: Embedder, grown: Reranker) -> None:
     on_gpu = copy.deepcopy(embedder).to("cuda")
     weights = grow(on_gpu, CONFIG, judged(), seed=0)[0].state_dict()

@@ -1,6 +1,5 @@
 """Warmup, train and enhance on a pico recipe, through the runner as the command line calls it."""
 
-import multiprocessing
 import os
 import shutil
 import signal
@@ -10,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from tests.gpu import PROCESSES
 
 from phasor.artifacts import Report, verify
 from phasor.cli import main
@@ -193,8 +193,7 @@ def _child(work: Path, *overrides: str) -> None:
 def test_a_killed_phase_goes_on_where_it_was(work: Path, number: signal.Signals, code: int) -> None:
     threads, overrides = torch.get_num_threads(), ("warmup.embed.epochs=15", "warmup.embed.checkpoint_steps=2")
     scratch, target = work / ".scratch" / "warmup-embed", work / "embed" / "warmup"
-    context = multiprocessing.get_context("spawn" if torch.cuda.is_available() else "fork")  # CUDA does not survive a fork
-    process = context.Process(target=_child, args=(work, *overrides))
+    process = PROCESSES.Process(target=_child, args=(work, *overrides))
     process.start()
     while not list(scratch.glob("checkpoint-*")) and process.is_alive():
         time.sleep(0.005)

@@ -3,7 +3,6 @@
 Runs are real processes. They are forked, because importing torch again would take most of the time.
 """
 
-import multiprocessing
 import os
 import random
 import signal
@@ -14,6 +13,7 @@ from typing import Any
 
 import pytest
 import torch
+from tests.gpu import PROCESSES
 from tests.torch_threads import torch_threads
 
 from phasor.config.base import Role
@@ -23,7 +23,6 @@ from phasor.training.checkpoint import Progress
 from .world import LORA, start, weights
 
 OPTIONS: dict[str, Any] = {"dropout": 0.2, "dev": True, "eval_steps": 5, "checkpoint_steps": 1, "epochs": 3.0}
-PROCESSES = multiprocessing.get_context("spawn" if torch.cuda.is_available() else "fork")  # CUDA does not survive a fork
 
 
 @pytest.fixture(autouse=True)
