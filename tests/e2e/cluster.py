@@ -115,3 +115,10 @@ def restricted(name: str, image: str, command: list[str], **more: Any) -> Object
             "volumes": [{"name": "tmp", "emptyDir": {}}, *more.pop("volumes", [])], **more,
         },
     }  # fmt: skip
+
+
+def node() -> str:
+    """Name of the only node."""
+    [found] = json.loads(run("kubectl", "get", "nodes", "-o", "json").stdout)["items"]
+    name: str = found["metadata"]["name"]
+    return name

@@ -17,7 +17,7 @@ from tests.serving import world
 
 from phasor.serving.keys import new_key
 
-from .cluster import Namespace, Object, fresh, ready, restricted, run, until
+from .cluster import Namespace, Object, fresh, node, ready, restricted, run, until
 from .conftest import ROOT, upload
 
 CHART = str(ROOT / "charts" / "phasor")
@@ -81,34 +81,50 @@ def track(name: str, bundle: Path, index: str | None = None) -> list[str]:
     return [part for key, value in chosen.items() for part in ("--set", f"tracks.blue.{key}={value}")]
 
 
-@pytest.fixture(scope="module")
-def values(images: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> str:
-    registry, _, rest = images["serve"].partition("/")
+def image(name: str) -> dict[str, str]:
+    """An image as the chart's values name it."""
+    registry, _, rest = name.partition("/")
     repository, _, tag = rest.rpartition(":")
+    return {"registry": registry, "repository": repository, "tag": tag}
+
+
+def write_values(folder: Path, images: dict[str, str], **more: Any) -> str:
+    """A file of values for this small machine, and `more` of them."""
     tree = {
-        "image": {"registry": registry, "repository": repository, "tag": tag},
-        "auth": {"existingSecret": "search-keys"}, "tests": {"keySecret": "search-test-key"},
+        "image": image(images["serve"]), "auth": {"existingSecret": "search-keys"}, "tests": {"keySecret": "search-test-key"},
         "objectStore": {"endpoint": "http://minio.phasor:9000", "existingSecret": "phasor-store"},
         "resources": {"requests": {"cpu": "100m", "memory": "512Mi"}, "limits": {"memory": "2Gi"}},
-        "probes": {"startupSeconds": 300}, "config": {"engine": {"kind": "builtin", "precision": "float32"}},
     }  # fmt: skip
-    path = tmp_path_factory.mktemp("values") / "values.yaml"
-    path.write_text(yaml.safe_dump(tree))
+    path = folder / "values.yaml"
+    path.write_text(yaml.safe_dump(tree | more))
     return str(path)
+
+
+@contextmanager
+def prepared(name: str) -> Iterator[tuple[Namespace, str]]:
+    """A restricted namespace with the Secrets that those values name, and the API key in them."""
+    labels = {"pod-security.kubernetes.io/enforce": "restricted", "app.kubernetes.io/part-of": "phasor"}
+    tree = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": labels}}
+    with fresh(name) as home:
+        run("kubectl", "apply", "--server-side", "-f", "-", text=yaml.safe_dump(tree))
+        key, line = new_key("test")
+        home.secret("search-keys", keys=line)
+        home.secret("search-test-key", key=key)
+        home.secret("phasor-store", accesskey=USER, secretkey=PASSWORD)
+        until(lambda: home.get("serviceaccount"), "the default account")
+        yield home, key
+
+
+@pytest.fixture(scope="module")
+def values(images: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> str:
+    engine = {"kind": "builtin", "precision": "float32"}
+    return write_values(tmp_path_factory.mktemp("values"), images, probes={"startupSeconds": 300}, config={"engine": engine})
 
 
 @pytest.fixture(scope="module")
 def release(bundles: dict[str, Path], values: str) -> Iterator[Release]:
     """Installed with the first bundle in a restricted namespace; the last test uninstalls it."""
-    labels = {"pod-security.kubernetes.io/enforce": "restricted", "app.kubernetes.io/part-of": "phasor"}
-    tree = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "phasor-search", "labels": labels}}
-    with fresh("phasor-search") as home:
-        run("kubectl", "apply", "--server-side", "-f", "-", text=yaml.safe_dump(tree))
-        key, line = new_key("load")
-        home.secret("search-keys", keys=line)
-        home.secret("search-test-key", key=key)
-        home.secret("phasor-store", accesskey=USER, secretkey=PASSWORD)
-        until(lambda: home.get("serviceaccount"), "the default account")
+    with prepared("phasor-search") as (home, key):
         made = Release(home, values, key, home.everything())
         assert "serves track blue" in made.helm("install", *track("one", bundles["one"]))
         yield made
@@ -253,15 +269,15 @@ def test_a_pod_that_is_killed_costs_what_it_was_answering(loaded: Release, under
 
 def test_a_drained_node_keeps_the_last_pod_until_there_is_another(loaded: Release, under_load: Loading) -> None:
     """One node: with it cordoned no new pod can start, so the disruption budget must refuse the second eviction."""
-    [node] = [tree["metadata"]["name"] for tree in json.loads(run("kubectl", "get", "nodes", "-o", "json").stdout)["items"]]
-    drain = ["kubectl", "drain", node, f"--pod-selector={GATEWAYS}", "--delete-emptydir-data", "--ignore-daemonsets"]
+    only = node()
+    drain = ["kubectl", "drain", only, f"--pod-selector={GATEWAYS}", "--delete-emptydir-data", "--ignore-daemonsets"]
     with under_load():
         try:
             result = run(*drain, "--timeout=25s", check=False)
             assert result.returncode and "violate the pod's disruption budget" in result.stdout + result.stderr
             assert sum(map(ready, loaded.pods())) == 1
         finally:
-            run("kubectl", "uncordon", node)
+            run("kubectl", "uncordon", only)
         until(loaded.all_ready, "a second pod")
 
 

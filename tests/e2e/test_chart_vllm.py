@@ -10,15 +10,12 @@ from collections.abc import Iterator
 
 import httpx
 import pytest
-import yaml
-from tests.minio_server import PASSWORD, USER, Server
+from tests.minio_server import Server
 from tests.serving import world
 
-from phasor.serving.keys import new_key
-
-from .cluster import Namespace, fresh, run, until
+from .cluster import Namespace, node, run, until
 from .conftest import upload
-from .test_chart import CHART, FULL, LABEL, RELEASE, track
+from .test_chart import CHART, FULL, LABEL, RELEASE, image, prepared, track, write_values
 
 IMAGE = os.environ.get("PHASOR_VLLM_IMAGE", "")
 START_S = 900
@@ -31,15 +28,8 @@ pytestmark = [
 @pytest.fixture(scope="module")
 def devices() -> None:
     """Two on the node, offered as in Kubernetes' documentation of extended resources."""
-    [node] = [tree["metadata"]["name"] for tree in json.loads(run("kubectl", "get", "nodes", "-o", "json").stdout)["items"]]
     patch = [{"op": "add", "path": "/status/capacity/" + DEVICE.replace("/", "~1"), "value": "2"}]
-    run("kubectl", "patch", "node", node, "--subresource=status", "--type=json", "-p", json.dumps(patch))
-
-
-def image(name: str) -> dict[str, str]:
-    registry, _, rest = name.partition("/")
-    repository, _, tag = rest.rpartition(":")
-    return {"registry": registry, "repository": repository, "tag": tag}
+    run("kubectl", "patch", "node", node(), "--subresource=status", "--type=json", "-p", json.dumps(patch))
 
 
 @pytest.fixture(scope="module")
@@ -52,25 +42,12 @@ def key(devices: None, store: Server, images: dict[str, str], tmp_path_factory: 
     # On a CPU the share of memory is one of the container's limit, of which the fetched files and vLLM itself take some first.
     arguments = ["--enforce-eager", "--gpu-memory-utilization=0.3"]
     small = {"extraArgs": arguments, "resources": {"requests": {"cpu": "100m", "memory": "2Gi"}, "limits": {"memory": "9Gi"}}}
-    values = {
-        "engine": "vllm", "replicas": 1, "image": image(images["serve"]), "vllm": {"image": image(IMAGE), "embed": small, "rerank": small},
-        "gpu": {"count": 1, "resource": DEVICE},
-        "auth": {"existingSecret": "search-keys"}, "tests": {"keySecret": "search-test-key"},
-        "objectStore": {"endpoint": "http://minio.phasor:9000", "existingSecret": "phasor-store"},
-        "resources": {"requests": {"cpu": "100m", "memory": "512Mi"}, "limits": {"memory": "2Gi"}}, "probes": {"startupSeconds": START_S},
-    }  # fmt: skip
-    path = folder / "values.yaml"
-    path.write_text(yaml.safe_dump(values))
-    labels = {"pod-security.kubernetes.io/enforce": "restricted", "app.kubernetes.io/part-of": "phasor"}
-    tree = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "phasor-vllm", "labels": labels}}
-    with fresh("phasor-vllm") as home:
-        run("kubectl", "apply", "--server-side", "-f", "-", text=yaml.safe_dump(tree))
-        made, line = new_key("test")
-        home.secret("search-keys", keys=line)
-        home.secret("search-test-key", key=made)
-        home.secret("phasor-store", accesskey=USER, secretkey=PASSWORD)
-        until(lambda: home.get("serviceaccount"), "the default account")
-        home.helm("install", RELEASE, CHART, "-f", str(path), *track("vllm", bundle), "--wait", f"--timeout={START_S}s")
+    values = write_values(
+        folder, images, engine="vllm", replicas=1, vllm={"image": image(IMAGE), "embed": small, "rerank": small},
+        gpu={"count": 1, "resource": DEVICE}, probes={"startupSeconds": START_S},
+    )  # fmt: skip
+    with prepared("phasor-vllm") as (home, made):
+        home.helm("install", RELEASE, CHART, "-f", values, *track("vllm", bundle), "--wait", f"--timeout={START_S}s")
         yield home, made
 
 
