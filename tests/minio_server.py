@@ -43,6 +43,10 @@ class Server:
         """Names of the objects in the bucket."""
         return [str(item.object_name) for item in self.client.list_objects(BUCKET, prefix, recursive=True)]
 
+    def checkpoints(self, job: str) -> list[str]:
+        """Manifests of a job's checkpoints, each written after all else that is the checkpoint's."""
+        return [key for key in self.keys(f"checkpoints/{job}-") if key.endswith("manifest.json")]
+
 
 def binary() -> str:
     """The server's program: from the path, or built by Go before. Skips the test where there is none."""

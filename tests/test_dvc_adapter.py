@@ -9,11 +9,11 @@ import signal
 import stat
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 import yaml
+from tests.waiting import until
 
 from phasor.dvc_adapter import ancestors, dependants, predecessors, render, reproduce, run_dvc, side_by_side, stages, write_dvc_yaml
 from phasor.errors import PhasorError
@@ -218,10 +218,8 @@ def test_a_killed_run_of_the_real_phases_goes_on_where_it_was(make_project: Make
     run_dvc(["init", "-q"], root, check=True)
     command = [sys.executable, "-m", "phasor", "repro", "--jobs", "1"]
     child = subprocess.Popen(command, cwd=root, start_new_session=True)
-    deadline = time.monotonic() + 240
-    while "warmup-embed" not in (lock.read_text() if (lock := root / "dvc.lock").exists() else ""):
-        assert child.poll() is None and time.monotonic() < deadline
-        time.sleep(0.05)
+    lock = root / "dvc.lock"
+    until(lambda: lock.exists() and "warmup-embed" in lock.read_text(), "a warmed-up model", 240, every=0.05, process=child)
     os.killpg(child.pid, signal.SIGKILL)
     child.wait()
     before = stage_times(root)

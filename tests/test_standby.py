@@ -6,8 +6,7 @@ import select
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +15,7 @@ import pytest
 from phasor.standby import launch, standby
 
 from .conftest import MakeProject
+from .waiting import until
 
 SECONDS = 120
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="only Linux has it")
@@ -35,13 +35,6 @@ def finish(process: subprocess.Popen[str]) -> tuple[int, str, str]:
     return process.returncode, output, "".join(line for line in messages.splitlines(keepends=True) if not line.startswith("import time"))
 
 
-def wait_for(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + SECONDS
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-
-
 @pytest.fixture(scope="module")
 def address() -> Iterator[str]:
     with standby():
@@ -50,7 +43,7 @@ def address() -> Iterator[str]:
         command = [sys.executable, "-m", "phasor", "collect", "--help"]
         done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=SECONDS)
         assert done.stdout.strip()
-        wait_for(Path(found).exists)
+        until(Path(found).exists, "the process", SECONDS)
         yield found
     assert os.environ["PHASOR_STANDBY"] == "" and not Path(found).exists()
 
@@ -84,7 +77,7 @@ def test_only_light_commands_do_not_wait_for_the_process(tmp_path: Path) -> None
 def test_who_waits_for_a_process_that_dies_goes_on_alone(tmp_path: Path) -> None:
     with standby():
         waiting = start(["filter", "--task", "basic"], tmp_path, os.environ["PHASOR_STANDBY"])
-        wait_for(lambda: bool(processes_of(os.environ["PHASOR_STANDBY"])))
+        until(lambda: processes_of(os.environ["PHASOR_STANDBY"]), "the process", SECONDS)
         os.kill(processes_of(os.environ["PHASOR_STANDBY"])[0], signal.SIGKILL)
         _, messages = waiting.communicate(timeout=SECONDS)
         assert waiting.returncode == 2 and "phasor.cli" in messages
@@ -153,10 +146,10 @@ def stuck(make_project: MakeProject, address: str) -> Iterator[Stuck]:
     pipe = path.parent / "basic.jsonl"
     pipe.unlink()
     os.mkfifo(pipe)
-    asked, found = start(["collect", "--task", "basic"], path.parent, address), list[int]()
-    wait_for(lambda: (writer := opened(pipe)) is not None and found.append(writer) is None)
-    yield Stuck(asked, path.parent, found[0])
-    os.close(found[0])
+    asked = start(["collect", "--task", "basic"], path.parent, address)
+    writer = until(lambda: opened(pipe), "a reader", SECONDS)
+    yield Stuck(asked, path.parent, writer)
+    os.close(writer)
     asked.kill()
     asked.communicate()
 
@@ -167,13 +160,13 @@ def test_a_signal_reaches_the_command(stuck: Stuck, number: signal.Signals, expe
     stuck.asked.send_signal(number)
     code, _, messages = finish(stuck.asked)
     assert code == expected and says in messages and "Traceback" not in messages
-    wait_for(stuck.is_over)
+    until(stuck.is_over, "the end of the command", SECONDS)
 
 
 def test_who_asked_is_killed_and_so_is_the_command(stuck: Stuck) -> None:
     assert not stuck.is_over()
     stuck.asked.kill()
-    wait_for(stuck.is_over)
+    until(stuck.is_over, "the end of the command", SECONDS)
 
 
 def test_a_command_that_is_killed_is_told_by_its_code(stuck: Stuck) -> None:
@@ -186,7 +179,7 @@ def test_it_does_not_stand_by_longer_than_who_wants_it(tmp_path: Path, address: 
     other = str(tmp_path / "s")
     process = launch(other)
     assert process.stdin is not None
-    wait_for(Path(other).exists)
+    until(Path(other).exists, "the process", SECONDS)
     process.stdin.close()
     assert process.wait(SECONDS) == 0
     # Whoever comes now does the work itself.

@@ -3,8 +3,7 @@
 import json
 import re
 import subprocess
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -81,15 +80,6 @@ def fresh(name: str) -> Iterator[Namespace]:
         yield Namespace(name)
     finally:
         run(*remove, check=False)
-
-
-def until(condition: Callable[[], Any], what: str, seconds: float = 180) -> Any:
-    """Wait for a true value, and return it."""
-    deadline = time.monotonic() + seconds
-    while not (value := condition()):
-        assert time.monotonic() < deadline, f"not within {seconds:g} s: {what}"
-        time.sleep(0.5)
-    return value
 
 
 def ready(pod: Object) -> bool:

@@ -8,10 +8,11 @@ from typing import Any
 import yaml
 from tests.minio_server import BUCKET, Server
 from tests.pipeline import pod as local
+from tests.waiting import until
 
 from phasor.artifacts import digest_artifact, read_manifest
 
-from .cluster import Namespace, Object, until
+from .cluster import Namespace, Object
 from .conftest import ROOT
 
 _TRANSFER = (ROOT / "tests" / "e2e" / "transfer.py").read_text()

@@ -14,10 +14,11 @@ import pytest
 import yaml
 from tests.minio_server import BUCKET, PASSWORD, USER, Server
 from tests.serving import world
+from tests.waiting import until
 
 from phasor.serving.keys import new_key
 
-from .cluster import Namespace, Object, fresh, node, ready, restricted, run, until
+from .cluster import Namespace, Object, fresh, node, ready, restricted, run
 from .conftest import ROOT, upload
 
 CHART = str(ROOT / "charts" / "phasor")

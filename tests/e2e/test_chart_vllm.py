@@ -12,8 +12,9 @@ import httpx
 import pytest
 from tests.minio_server import Server
 from tests.serving import world
+from tests.waiting import until
 
-from .cluster import Namespace, node, run, until
+from .cluster import Namespace, node, run
 from .conftest import upload
 from .test_chart import CHART, FULL, LABEL, RELEASE, image, prepared, track, write_values
 

@@ -10,13 +10,14 @@ import pytest
 from tests.conftest import write_project
 from tests.minio_server import Server
 from tests.pipeline.test_local_run import make_repository
+from tests.waiting import until
 
 from phasor.artifacts import digest_artifact
 from phasor.phases import Phase, job_name, phase
 from phasor.recipe import Recipe
 from phasor.storage.revision import data_rev
 
-from .cluster import Namespace, until
+from .cluster import Namespace
 from .component import SLOWER, Component, assert_same
 from .conftest import upload
 
@@ -135,7 +136,7 @@ def test_gather_in_a_pod_brings_all_tasks_together(project: Project, tmp_path: P
 def test_a_training_pod_that_is_killed_goes_on_from_the_store(project: Project, tmp_path: Path) -> None:
     run = project.component("warmup", inputs_of(project, "warmup"), PHASOR_CHECKPOINT_STEPS="10")
     run.start()
-    until(lambda: [key for key in project.store.keys("checkpoints/warmup-embed-") if key.endswith("manifest.json")], "a checkpoint", 240)
+    until(lambda: project.store.checkpoints("warmup-embed"), "a checkpoint", 240)
     project.home.kubectl("delete", "pod", "e2e-warmup", "--grace-period=0", "--force")
     assert project.store.keys("e2e/warmup/") == [], "it was killed too late"
     run.start()

@@ -14,6 +14,7 @@ import yaml
 from tests.gitops.world import Deployment, end_of_run, git, make_deployment, make_outputs, note
 from tests.minio_server import BUCKET, Server
 from tests.pipeline.kfp_server import PORT
+from tests.waiting import until
 
 from phasor.artifacts import sha256_file
 from phasor.cli import main
@@ -21,7 +22,7 @@ from phasor.gitops.job import ACCOUNT, AUDIENCE
 from phasor.gitops.request import Request
 from phasor.pipeline.result import read_result
 
-from .cluster import Namespace, ready, restricted, until
+from .cluster import Namespace, ready, restricted
 from .component import Component
 from .conftest import ROOT, upload
 

@@ -15,6 +15,7 @@ from tests.gitops.world import git, make_deployment
 from tests.minio_server import BUCKET
 from tests.minio_server import Server as Store
 from tests.pipeline.test_local_run import make_repository
+from tests.waiting import until
 
 from phasor.artifacts import sha256_file
 from phasor.cli import main
@@ -27,7 +28,7 @@ from phasor.pipeline.result import read_result
 from phasor.pipeline.submit import RunFailed, Server, runs_named, submit
 from phasor.recipe import Recipe
 
-from .cluster import Namespace, until
+from .cluster import Namespace
 from .component import SLOWER, assert_same
 from .conftest import ROOT
 from .kfp import RUNS, Live, at_home, every_output, made, worked
@@ -192,7 +193,7 @@ def test_new_data_of_one_task_runs_its_branch_and_what_follows_and_a_killed_trai
         run_dvc(command, project.root, check=True)
     reproduce(project.recipe, project.root, workers=1)
     run_id, _ = live.submit(project.path, "--note", "new data")
-    until(lambda: [key for key in live.store.keys("checkpoints/warmup-embed-") if key.endswith("manifest.json")], "a checkpoint", 600)
+    until(lambda: live.store.checkpoints("warmup-embed"), "a checkpoint", 600)
     (killed,) = live.pods(run_id, "warmup")
     live.home.kubectl("delete", "pod", killed["metadata"]["name"], "--grace-period=0", "--force")
     live.follow(run_id)

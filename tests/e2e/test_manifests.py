@@ -5,8 +5,9 @@ import json
 
 import pytest
 from tests.minio_server import BUCKET
+from tests.waiting import until
 
-from .cluster import Namespace, ready, run, until
+from .cluster import Namespace, ready, run
 from .conftest import ROOT, reached
 
 RUNNER = "system:serviceaccount:phasor:pipeline-runner"

@@ -4,13 +4,13 @@ import socket
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import pytest
 from tests.ports import free_port
+from tests.waiting import until
 
 from phasor.cli import main
 
@@ -23,10 +23,7 @@ def address(tmp_path: Path) -> Iterator[str]:
     port = free_port()
     command = [sys.executable, "-m", "dulwich", "web-daemon", "-l", "127.0.0.1", "-p", str(port), "/"]
     with (tmp_path / "log").open("w") as log, subprocess.Popen(command, stdout=log, stderr=log) as process:
-        deadline = time.monotonic() + 60
-        while socket.socket().connect_ex(("127.0.0.1", port)):
-            assert process.poll() is None and time.monotonic() < deadline
-            time.sleep(0.1)
+        until(lambda: socket.socket().connect_ex(("127.0.0.1", port)) == 0, "the Git server listens", process=process)
         yield f"127.0.0.1:{port}"
         process.terminate()
 

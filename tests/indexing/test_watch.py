@@ -15,6 +15,7 @@ from moto.server import ThreadedMotoServer
 from tests.indexing.conftest import Build
 from tests.packaging.conftest import seal
 from tests.serving import world
+from tests.waiting import until
 
 from phasor.artifacts import sha256_file, write_text
 from phasor.config.indexing import IndexConfig
@@ -44,10 +45,7 @@ class Watching:
             self._loop.run_until_complete(self._task)
 
     def until(self, taken: int, refused: int) -> None:
-        deadline = time.monotonic() + 20
-        while (len(self.taken), len(self.refused)) != (taken, refused):
-            assert time.monotonic() < deadline, (len(self.taken), self.refused)
-            time.sleep(0.02)
+        until(lambda: (len(self.taken), len(self.refused)) == (taken, refused), f"{taken} taken and {refused} refused", 20)
         time.sleep(0.3)  # several looks later it is the same: nothing is taken or told twice
         assert (len(self.taken), len(self.refused)) == (taken, refused)
 

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 import torch
+from tests.torch_threads import torch_threads
 from transformers import PreTrainedTokenizerFast
 
 from phasor.config.model import ModelConfig
@@ -27,18 +28,16 @@ def embedder(make_model: MakeModel, tokenizer: PreTrainedTokenizerFast, monkeypa
 
 @pytest.fixture
 def threads() -> Iterator[int]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(3)
-    yield 3
-    torch.set_num_threads(before)
+    with torch_threads(3):
+        yield 3
 
 
 def test_threads_change_neither_bits_nor_counts(embedder: Embedder, threads: int) -> None:
     side_by_side = embedder.encode_documents(TEXTS * 9)
     counted = embedder.tokens
     assert torch.get_num_threads() == threads
-    torch.set_num_threads(1)
-    np.testing.assert_array_equal(embedder.encode_documents(TEXTS * 9), side_by_side)
+    with torch_threads(1):
+        np.testing.assert_array_equal(embedder.encode_documents(TEXTS * 9), side_by_side)
     assert embedder.tokens == 2 * counted > 0
 
 

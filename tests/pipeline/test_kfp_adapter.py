@@ -5,7 +5,6 @@ import json
 import os
 import shutil
 import signal
-import time
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +23,7 @@ from phasor.runner import execute, make_job
 from ..conftest import MakeProject
 from ..gitops.world import make_outputs
 from ..minio_server import BUCKET, Server
+from ..waiting import until
 from .pod import metadata, run, start
 
 
@@ -200,10 +200,7 @@ def test_a_killed_training_pod_goes_on_from_the_store_and_ends_with_the_same_wei
     told, tasks = {"role": "embed", "settings": plan.slices["warmup_embed"]}, {"tasks": work}
     environment = {**minio.environment(), "PHASOR_CHECKPOINT_STEPS": "10", "PHASOR_LOG_LEVEL": "INFO"}
     with start("warmup", told, tasks, tmp_path / "first", **environment) as first:
-        deadline = time.monotonic() + 200
-        while not any(key.endswith("manifest.json") for key in minio.keys("checkpoints/warmup-embed-")):
-            assert first.poll() is None and time.monotonic() < deadline
-            time.sleep(0.05)
+        until(lambda: minio.checkpoints("warmup-embed"), "a checkpoint", 200, every=0.05, process=first)
         os.killpg(first.pid, signal.SIGKILL)
         first.communicate()
     assert first.returncode == -signal.SIGKILL and not (tmp_path / "first" / "model").exists()

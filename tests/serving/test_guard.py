@@ -11,6 +11,7 @@ import httpx
 import openai
 import pytest
 from tests.serving import world
+from tests.waiting import until
 
 from phasor.serving.keys import KeyRing, new_key
 
@@ -115,10 +116,7 @@ def test_more_requests_than_allowed_are_told_to_come_back(guarded: world.Served,
     assert guarded.get("/livez").status_code == 200  # probes are not counted
     for connection in slow:
         connection.close()
-    deadline = time.monotonic() + 10
-    while guarded.get("/v1/models", headers=bearer(keys[1])).status_code != 200:
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
+    until(lambda: guarded.get("/v1/models", headers=bearer(keys[1])).status_code == 200, "room for a request", 10)
 
 
 def test_neither_keys_nor_texts_are_logged(guarded: world.Served, keys: tuple[Path, str, str]) -> None:
@@ -159,10 +157,7 @@ def test_a_caller_that_leaves_takes_its_work_along(server: world.Served) -> None
                 await client.post(f"{server.url}/v1/embeddings", json=body, timeout=httpx.Timeout(30, read=0.5))
 
     asyncio.run(leave())
-    deadline = time.monotonic() + 10
-    while 'phasor_queue_tokens{lane="bulk"} 0.0' not in server.get("/metrics").text:
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
+    until(lambda: 'phasor_queue_tokens{lane="bulk"} 0.0' in server.get("/metrics").text, "an empty lane", 10)
     assert 'route="/v1/embeddings",status="499"' in server.get("/metrics").text or "disconnected" in server.get("/metrics").text
 
 

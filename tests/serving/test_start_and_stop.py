@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from tests.packaging.conftest import seal
 from tests.serving import world
+from tests.waiting import until
 
 from phasor.artifacts import write_json
 from phasor.cli import main
@@ -123,10 +124,7 @@ def test_sigterm_drains(bundle: Path, tmp_path: Path) -> None:
         long.start()
         time.sleep(0.2)
         served.terminate()
-        deadline = time.monotonic() + 1
-        while served.get("/readyz").status_code == 200:
-            assert time.monotonic() < deadline
-            time.sleep(0.02)
+        until(lambda: served.get("/readyz").status_code != 200, "no readiness any more", 1, every=0.02)
         assert served.get("/livez").status_code == 200
         late = served.post("/v1/embeddings", {"model": "pico", "input": "late", "input_type": "query"})
         assert late.status_code == 200 and late.headers["connection"] == "close"

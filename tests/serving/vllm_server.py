@@ -6,18 +6,17 @@ import os
 import shutil
 import subprocess
 import threading
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 import torch
 from tests.charts.rendered import objects, of_kind
 from tests.ports import free_port
+from tests.waiting import await_health
 from torch.nn.functional import normalize
 from transformers import AutoModel, AutoModelForSequenceClassification
 
@@ -60,19 +59,8 @@ def running(folder: Path, commands: Mapping[str, Sequence[str]]) -> Iterator[Ser
             stack.callback(_stop, process)
             found[name] = (f"http://127.0.0.1:{port}", process)
         for name, (url, process) in found.items():
-            _await(url, process, folder / f"{name}.log")
+            await_health(url, process, folder / f"{name}.log", START_S)  # what the chart's probes ask
         yield found
-
-
-def _await(url: str, process: "subprocess.Popen[str]", log: Path) -> None:
-    deadline = time.monotonic() + START_S
-    while process.poll() is None and time.monotonic() < deadline:
-        try:
-            if httpx.get(f"{url}/health").is_success:  # what the chart's probes ask
-                return
-        except httpx.TransportError:
-            time.sleep(0.5)
-    raise AssertionError(f"vllm did not start: {log.read_text()[-3000:]}")
 
 
 def _stop(process: "subprocess.Popen[str]") -> None:

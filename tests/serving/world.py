@@ -7,7 +7,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from pathlib import Path
 
 import httpx
 from tests.packaging.conftest import TEXTS, build, pico, qwen_tokenizer, recipe_of, seal
+from tests.waiting import showing, until
 
 from phasor.config.model import ModelConfig
 from phasor.models.loading import save_model
@@ -100,14 +100,10 @@ def serving(log: Path, folder: Path, *arguments: str | Path, ready: bool = True,
         process = subprocess.Popen(command, stderr=stream, text=True, env=os.environ | {"PHASOR_LOG_LEVEL": "INFO"} | environment)
     served = Served("", process, log)
     try:
-        deadline = time.monotonic() + 60
-        while not (match := (READY if ready else re.compile(r"running on (http://\S+)")).search(log.read_text())):
-            assert process.poll() is None and time.monotonic() < deadline, log.read_text()
-            time.sleep(0.05)
-        served.url = match[1]
-        while ready and served.get("/readyz").status_code != 200:
-            assert process.poll() is None and time.monotonic() < deadline, log.read_text()
-            time.sleep(0.05)
+        with showing(log):
+            pattern = READY if ready else re.compile(r"running on (http://\S+)")
+            served.url = until(lambda: pattern.search(log.read_text()), "an address", every=0.05, process=process)[1]
+            until(lambda: not ready or served.get("/readyz").status_code == 200, "readiness", every=0.05, process=process)
         yield served
     finally:
         process.kill()

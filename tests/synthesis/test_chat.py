@@ -5,7 +5,6 @@ import random
 import signal
 import subprocess
 import sys
-import time
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import Any
 
 import pytest
 import yaml
+from tests.waiting import until
 
 from phasor.artifacts import digest_json
 from phasor.config.data import OpenAIGenerator
@@ -135,9 +135,7 @@ def test_a_killed_phase_goes_on_where_it_was(server: Any, passages: Make, tmp_pa
     command = [sys.executable, "-m", "phasor", "synthesize", "--task", "t", "--recipe", str(tmp_path / "params.yaml"), "--work", str(work)]
     server.delay_s = 0.05
     process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
-    deadline = time.monotonic() + 60
-    while len(server.requests) < 27 and time.monotonic() < deadline:
-        time.sleep(0.01)
+    until(lambda: len(server.requests) >= 27, "more than half of the requests", every=0.01, process=process)
     process.send_signal(signal.SIGKILL)
     process.wait()
     assert not (work / "t/synthetic").exists()

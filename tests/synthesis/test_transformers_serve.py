@@ -3,14 +3,13 @@
 import os
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
-import httpx
 import pytest
 from tests.phases.data_world import LSA, World
 from tests.ports import free_port
+from tests.waiting import await_health
 
 from phasor.data.records import read_examples
 from phasor.errors import EndpointError
@@ -72,15 +71,7 @@ def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     with log.open("w") as stream:
         server = subprocess.Popen(command, stdout=stream, stderr=stream, env=os.environ | {"HF_HUB_OFFLINE": "1"})
     try:
-        deadline = time.monotonic() + START_S
-        while server.poll() is None and time.monotonic() < deadline:
-            try:
-                if httpx.get(f"http://127.0.0.1:{port}/health").is_success:
-                    break
-            except httpx.TransportError:
-                time.sleep(0.2)
-        else:
-            pytest.fail(f"transformers serve did not start: {log.read_text()[-2000:]}")
+        await_health(f"http://127.0.0.1:{port}", server, log, START_S)
         yield f"http://127.0.0.1:{port}/v1"
     finally:
         server.terminate()
