@@ -42,10 +42,13 @@ class PretrainedBackbone(Config):
     revision: str | None = Field(None, description="Commit on the hub; pin it for repeatable runs.")
 
 
+Backbone = ScratchBackbone | EmbedderBackbone | PretrainedBackbone
+
+
 class ModelConfig(Config):
     """The model of one role."""
 
-    backbone: ScratchBackbone | EmbedderBackbone | PretrainedBackbone = Field(ScratchBackbone(), discriminator="kind")
+    backbone: Backbone = Field(ScratchBackbone(), discriminator="kind")
     template: TemplateName = "instruct"
     pooling: Literal["last", "mean", "cls"] = Field("last", description="Embedder only. last: the hidden state at an explicit EOS.")
     max_query_tokens: int = Field(512, ge=4, description="Longer queries are cut before EOS is appended.")

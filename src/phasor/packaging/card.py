@@ -3,12 +3,11 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from phasor.artifacts import digest_artifact, sha256_file
-from phasor.config.model import PretrainedBackbone
+from phasor.config.model import Backbone, EmbedderBackbone, PretrainedBackbone
 from phasor.data.records import Passage
 from phasor.packaging.embed import prompts
 from phasor.packaging.golden import Golden
@@ -66,7 +65,7 @@ def _base_models(recipe: Recipe) -> list[str]:
 
 def _model_rows(recipe: Recipe) -> list[list[str]]:
     models = {role: recipe.model.of(role) for role in recipe.roles}
-    rows = [["backbone", *(_backbone(model.backbone) for model in models.values())]]
+    rows = [["backbone", *(describe(model.backbone) for model in models.values())]]
     for name in ("template", "pooling", "max_query_tokens", "max_passage_tokens", "max_pair_tokens", "dtype"):
         rows.append([name, *(str(getattr(model, name)) if _applies(name, role) else "" for role, model in models.items())])
     dims = ", ".join(map(str, recipe.enhance.embed.loss.matryoshka_dims)) or "none"
@@ -77,10 +76,11 @@ def _applies(setting: str, role: str) -> bool:
     return setting in ("template", "dtype") or (setting == "max_pair_tokens") == (role == "rerank")
 
 
-def _backbone(backbone: Any) -> str:
+def describe(backbone: Backbone) -> str:
+    """Where a model came from, in a few words."""
     if isinstance(backbone, PretrainedBackbone):
         return backbone.name + (f" at {backbone.revision}" if backbone.revision else "")
-    if backbone.kind == "embedder":
+    if isinstance(backbone, EmbedderBackbone):
         return "grown from the warmed-up embedder by two layers"
     return f"built from config: {backbone.num_layers} layers of size {backbone.hidden_size}"
 
