@@ -11,6 +11,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import psutil
 import pytest
 import yaml
 from tests.waiting import until
@@ -203,6 +204,33 @@ def test_failures_repetitions_and_changes_run_what_they_must_and_nothing_else(re
     again |= {f"train-{role}-code" for role in ("embed", "rerank")}
     assert sorted(runs(repository)) == sorted(again)
     assert changed(repository) == set()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_nothing_works_on_for_a_run_that_was_killed_alone(make_project: MakeProject, number: signal.Signals) -> None:
+    recipe, path = make_project(tasks=("basic",), roles=("embed",))
+    write_dvc_yaml(recipe, path)
+    subprocess.run(["git", "init", "-q"], cwd=path.parent, check=True)
+    run_dvc(["init", "-q"], path.parent, check=True)
+    child = subprocess.Popen([sys.executable, "-m", "phasor", "repro", "--jobs", "2"], cwd=path.parent)
+    until(lambda: any("phasor warmup" in told(process) for process in descendants(child.pid)), "a training", every=0.05, process=child)
+    workers = descendants(child.pid)
+    child.send_signal(number)
+    child.wait()
+    _, left = psutil.wait_procs(workers, timeout=30)
+    assert not left, [told(process) for process in left]
+
+
+def descendants(pid: int) -> list[psutil.Process]:
+    return list(psutil.Process(pid).children(recursive=True))
+
+
+def told(process: psutil.Process) -> str:
+    try:
+        return " ".join(process.cmdline())
+    except psutil.Error:
+        return ""
 
 
 def stage_times(root: Path) -> dict[str, int]:

@@ -4,10 +4,13 @@ Stages are written out one by one instead of with `matrix`, because a merge must
 the recipe: DVC leaves the folder of a removed task on disk, and a dependency on the parent folder would see it.
 """
 
+import contextlib
 import multiprocessing
+import os
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -15,6 +18,7 @@ from graphlib import TopologicalSorter
 from pathlib import Path
 from typing import Any
 
+import psutil
 import yaml
 from ruamel.yaml import YAML
 
@@ -94,7 +98,7 @@ def reproduce(recipe: Recipe, root: Path, workers: int, keep_warmup: bool = Fals
     passes = threads_for(1)
     prefer_own_commands()
     # Workers that stay: starting DVC takes longer than many a stage.
-    with standby(), ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), initializer=_die_quietly) as pool:
+    with standby(), ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), initializer=_live_for_parent) as pool:
         while running or (sorter.is_active() and not failed):
             ready = sorted([*ready, *sorter.get_ready()], key=lambda name: -waiting[name])
             while ready and len(running) < workers and not failed:
@@ -138,8 +142,20 @@ def side_by_side(needed: Mapping[str, set[str]]) -> dict[str, int]:
     return {name: sum(other not in needed[name] and name not in others for other, others in needed.items()) for name in needed}
 
 
-def _die_quietly() -> None:
+def _live_for_parent() -> None:
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # the parent speaks for all
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    assert parent is not None, "runs in the pool's workers"
+    parent.join()
+    # It was killed alone, by a supervisor or for its memory: what works for it would go on, and then wait for work for ever.
+    for child in psutil.Process().children(recursive=True):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            child.terminate()
+    os._exit(1)
 
 
 def _dvc(arguments: list[str], threads: str, passes: str) -> int:
