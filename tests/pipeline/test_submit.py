@@ -72,6 +72,16 @@ def test_following_says_one_line_per_change_of_a_task_as_the_ui_names_it(server:
     ]  # fmt: skip
 
 
+def test_who_follows_a_run_without_news_is_told_once_that_it_goes_on(server: KfpServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(room, "NEWS", 3)
+    server.script = [("RUNNING", {"fetch": "RUNNING"})] * 9 + [("SUCCEEDED", {"fetch": "SUCCEEDED"})]
+    lines: list[str] = []
+    run_id = submit(Server(server.url), IR, {}, "phasor", "demo")
+    follow(Server(server.url), run_id, lines.append)
+    assert [line.split()[1:3] for line in lines] == [["running"], ["run", "goes"], ["succeeded", "after"], [run_id, "succeeded"]]
+    assert lines[1].endswith(f"{server.url}/#/runs/details/{run_id}")
+
+
 @pytest.mark.parametrize("state", ["FAILED", "CANCELED"])
 def test_a_run_that_does_not_succeed_is_an_error_that_names_its_tasks(state: str, server: KfpServer) -> None:
     server.script = [(state, {"fetch": "SUCCEEDED", "train": "FAILED", "train-2": "RUNNING", "merge": ""})]  # those after it never start

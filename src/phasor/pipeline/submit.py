@@ -24,6 +24,8 @@ POLL_S = 5.0
 _PATIENCE_S = 30.0
 POLLS = 120
 """Polls in a row that may fail before following is given up: ten minutes."""
+NEWS = 36
+"""Polls in a row without news before it is said that the run goes on: three minutes."""
 DONE = ("SUCCEEDED", "FAILED", "CANCELED", "SKIPPED")
 _BAD = ("FAILED", "CANCELED")
 _ACCOUNT = "pipeline-runner"
@@ -147,7 +149,7 @@ def follow(server: Server, run_id: str, say: Say) -> None:
         RunFailed: it did not succeed; the message names the tasks that failed.
         EndpointError: the server stopped answering; the run goes on without us.
     """
-    client, seen, titles, failures = server.connect(), dict[str, str](), dict[str, str](), 0
+    client, seen, titles, failures, without_news = server.connect(), dict[str, str](), dict[str, str](), 0, 0
     while True:
         try:
             with _asking(server.host), _quiet():
@@ -165,10 +167,13 @@ def follow(server: Server, run_id: str, say: Say) -> None:
         tasks = [task for task in (run.run_details.task_details if run.run_details else None) or [] if task.display_name in titles]
         for task in tasks:
             if task.state and seen.get(task.task_id) != task.state:
-                seen[task.task_id] = task.state
+                seen[task.task_id], without_news = task.state, 0
                 say(f"{titles[task.display_name]:<24} {task.state.lower()}{_took(task)}")
         if run.state in DONE:
             break
+        without_news += 1
+        if without_news == NEWS:
+            say(f"the run goes on; the server may list no further task of a large run: {run_url(server, run_id)}")
         time.sleep(POLL_S)
     say(f"run {run_id} {run.state.lower()}")
     if run.state != "SUCCEEDED":
