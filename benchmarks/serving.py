@@ -160,12 +160,12 @@ async def bare(folder: Path, case: Case, rounds: int, precision: Precision) -> f
     """Median seconds of a batch in the engine alone, without HTTP and JSON; it renders and tokenises as the gateway does."""
     bundle = open_bundle(folder)
     engine = BuiltinEngine(bundle, precision, BuiltinEngineConfig(), LimitsConfig(), lambda ran: None)
-    renderer, texts = Renderer(bundle), make_texts(LENGTHS[case[0]])[: case[1]]
-    await engine.embed(renderer.documents(texts), "bulk")
-    times = []
+    length, batch = case
+    renderer, texts, times = Renderer(bundle), itertools.cycle(make_texts(LENGTHS[length])), []
     for _ in range(rounds):
+        given = list(itertools.islice(texts, batch))
         began = time.monotonic()
-        await engine.embed(renderer.documents(texts), "bulk")
+        await engine.embed(renderer.documents(given), "bulk")
         times.append(time.monotonic() - began)
     await engine.close()
     return float(np.median(times))
