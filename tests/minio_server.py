@@ -3,8 +3,6 @@
 import os
 import shutil
 import subprocess
-import time
-import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,6 +11,7 @@ from pathlib import Path
 import pytest
 from minio import Minio
 from tests.ports import free_port
+from tests.waiting import await_health
 
 USER, PASSWORD = "phasor-test", "phasor-test-secret"
 BUCKET = "phasor"
@@ -64,21 +63,12 @@ def minio_server(folder: Path) -> Iterator[Server]:
     address = f"127.0.0.1:{free_port()}"
     environment = {**os.environ, "MINIO_ROOT_USER": USER, "MINIO_ROOT_PASSWORD": PASSWORD, "MINIO_BROWSER": "off", "MINIO_UPDATE": "off"}
     command = [program, "server", str(folder), "--address", address, "--quiet"]
-    with (folder.parent / "minio.log").open("w") as log, subprocess.Popen(command, env=environment, stdout=log, stderr=log) as process:
+    told = folder.parent / "minio.log"
+    with told.open("w") as log, subprocess.Popen(command, env=environment, stdout=log, stderr=log) as process:
         try:
-            _await(f"http://{address}/minio/health/ready")
+            await_health(f"http://{address}/minio/health/ready", process, told, 30)
             client = Minio(endpoint=address, access_key=USER, secret_key=PASSWORD, secure=False)
             client.make_bucket(bucket_name=BUCKET)
             yield Server(f"http://{address}", client)
         finally:
             process.terminate()
-
-
-def _await(url: str) -> None:
-    for _ in range(150):
-        try:
-            with urllib.request.urlopen(url, timeout=1):
-                return
-        except OSError:
-            time.sleep(0.2)
-    raise AssertionError(f"{url} did not answer")

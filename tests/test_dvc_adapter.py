@@ -66,10 +66,14 @@ def repository(make_project: MakeProject, monkeypatch: pytest.MonkeyPatch) -> Pa
     script.write_text(STAND_IN.replace("{python}", sys.executable))
     script.chmod(script.stat().st_mode | stat.S_IXUSR)
     monkeypatch.setattr("sysconfig.get_path", lambda name: str(root / "bin"))
-    subprocess.run(["git", "init", "-q"], cwd=root, check=True)
-    run_dvc(["init", "-q"], root, check=True)
+    put_under_dvc(root)
     run_dvc(["config", "core.analytics", "false"], root, check=True)
     return root
+
+
+def put_under_dvc(root: Path) -> None:
+    subprocess.run(["git", "init", "-q"], cwd=root, check=True)
+    run_dvc(["init", "-q"], root, check=True)
 
 
 def runs(root: Path) -> list[str]:
@@ -211,8 +215,7 @@ def test_failures_repetitions_and_changes_run_what_they_must_and_nothing_else(re
 def test_nothing_works_on_for_a_run_that_was_killed_alone(make_project: MakeProject, number: signal.Signals) -> None:
     recipe, path = make_project(tasks=("basic",), roles=("embed",))
     write_dvc_yaml(recipe, path)
-    subprocess.run(["git", "init", "-q"], cwd=path.parent, check=True)
-    run_dvc(["init", "-q"], path.parent, check=True)
+    put_under_dvc(path.parent)
     child = subprocess.Popen([sys.executable, "-m", "phasor", "repro", "--jobs", "2"], cwd=path.parent)
     until(lambda: any("phasor warmup" in told(process) for process in descendants(child.pid)), "a training", every=0.05, process=child)
     workers = descendants(child.pid)
@@ -242,8 +245,7 @@ def test_a_killed_run_of_the_real_phases_goes_on_where_it_was(make_project: Make
     recipe, path = make_project(tasks=("basic",), roles=("embed",))
     root = path.parent
     write_dvc_yaml(recipe, path)
-    subprocess.run(["git", "init", "-q"], cwd=root, check=True)
-    run_dvc(["init", "-q"], root, check=True)
+    put_under_dvc(root)
     command = [sys.executable, "-m", "phasor", "repro", "--jobs", "1"]
     child = subprocess.Popen(command, cwd=root, start_new_session=True)
     lock = root / "dvc.lock"

@@ -31,15 +31,15 @@ def until(
 
 
 def await_health(url: str, process: "subprocess.Popen[Any]", log: Path, seconds: float) -> None:
-    """Wait until a server answers on /health; its log is shown if it does not."""
+    """Wait until a server answers with success at a URL; its log is shown if it does not."""
 
     def healthy() -> bool:
         with contextlib.suppress(httpx.TransportError):
-            return httpx.get(f"{url}/health").is_success
+            return httpx.get(url).is_success
         return False
 
     with showing(log):
-        until(healthy, f"{url} is healthy", seconds, every=0.3, process=process)
+        until(healthy, f"success at {url}", seconds, every=0.3, process=process)
 
 
 @contextlib.contextmanager

@@ -23,7 +23,7 @@ def address(tmp_path: Path) -> Iterator[str]:
     port = free_port()
     command = [sys.executable, "-m", "dulwich", "web-daemon", "-l", "127.0.0.1", "-p", str(port), "/"]
     with (tmp_path / "log").open("w") as log, subprocess.Popen(command, stdout=log, stderr=log) as process:
-        until(lambda: socket.socket().connect_ex(("127.0.0.1", port)) == 0, "the Git server listens", process=process)
+        until(lambda: socket.socket().connect_ex(("127.0.0.1", port)) == 0, "the Git server listens", 60, process=process)
         yield f"127.0.0.1:{port}"
         process.terminate()
 

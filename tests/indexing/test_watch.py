@@ -125,10 +125,7 @@ def test_an_index_comes_from_an_object_store(build: Build, bundle: Bundle, tmp_p
         update_index(bundle, root, None, ["d3"], IndexConfig())
         (root / "versions" / read_pointer(root).version / "index.faiss").write_bytes(b"not the one")
         upload(s3, root, "team/index")
-        deadline = time.monotonic() + 60
-        while not watching.refused:
-            assert time.monotonic() < deadline
-            time.sleep(0.1)
+        until(lambda: watching.refused, "a refusal", 60)
         assert "sha256" in watching.refused[0] and watching.taken[-1].info.count == 58
     finally:
         watching.stop()
@@ -198,10 +195,7 @@ def test_searches_go_on_while_the_index_is_exchanged(build: Build, bundle: Bundl
         for name in ("d1", "d2", "d3"):
             update_index(bundle, root, None, [name], IndexConfig())
             time.sleep(0.5)
-        deadline = time.monotonic() + 20
-        while answers[-1][1] != 57:
-            assert time.monotonic() < deadline
-            time.sleep(0.1)
+        until(lambda: answers[-1][1] == 57, "an answer from the newest index", 20)
         done.set()
         thread.join()
         assert {status for status, _ in answers} == {200}

@@ -59,7 +59,7 @@ def running(folder: Path, commands: Mapping[str, Sequence[str]]) -> Iterator[Ser
             stack.callback(_stop, process)
             found[name] = (f"http://127.0.0.1:{port}", process)
         for name, (url, process) in found.items():
-            await_health(url, process, folder / f"{name}.log", START_S)  # what the chart's probes ask
+            await_health(f"{url}/health", process, folder / f"{name}.log", START_S)  # what the chart's probes ask
         yield found
 
 

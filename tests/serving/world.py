@@ -100,10 +100,15 @@ def serving(log: Path, folder: Path, *arguments: str | Path, ready: bool = True,
         process = subprocess.Popen(command, stderr=stream, text=True, env=os.environ | {"PHASOR_LOG_LEVEL": "INFO"} | environment)
     served = Served("", process, log)
     try:
+        pattern = READY if ready else re.compile(r"running on (http://\S+)")
+
+        def up() -> bool:
+            if match := pattern.search(log.read_text()):
+                served.url = match[1]
+            return bool(match) and (not ready or served.get("/readyz").status_code == 200)
+
         with showing(log):
-            pattern = READY if ready else re.compile(r"running on (http://\S+)")
-            served.url = until(lambda: pattern.search(log.read_text()), "an address", every=0.05, process=process)[1]
-            until(lambda: not ready or served.get("/readyz").status_code == 200, "readiness", every=0.05, process=process)
+            until(up, "an address, and readiness where it is wanted", 60, every=0.05, process=process)
         yield served
     finally:
         process.kill()

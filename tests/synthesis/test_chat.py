@@ -135,7 +135,7 @@ def test_a_killed_phase_goes_on_where_it_was(server: Any, passages: Make, tmp_pa
     command = [sys.executable, "-m", "phasor", "synthesize", "--task", "t", "--recipe", str(tmp_path / "params.yaml"), "--work", str(work)]
     server.delay_s = 0.05
     process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
-    until(lambda: len(server.requests) >= 27, "more than half of the requests", every=0.01, process=process)
+    until(lambda: len(server.requests) >= 27, "more than half of the requests", 60, every=0.01, process=process)
     process.send_signal(signal.SIGKILL)
     process.wait()
     assert not (work / "t/synthetic").exists()

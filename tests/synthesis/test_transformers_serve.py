@@ -71,7 +71,7 @@ def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     with log.open("w") as stream:
         server = subprocess.Popen(command, stdout=stream, stderr=stream, env=os.environ | {"HF_HUB_OFFLINE": "1"})
     try:
-        await_health(f"http://127.0.0.1:{port}", server, log, START_S)
+        await_health(f"http://127.0.0.1:{port}/health", server, log, START_S)
         yield f"http://127.0.0.1:{port}/v1"
     finally:
         server.terminate()
