@@ -53,6 +53,19 @@ def make_texts(words: int, number: int = 4096) -> list[str]:
     return [f"{i} " + " ".join(rng.choices(known, k=max(1, round(rng.gauss(words, words / 4))))) for i in range(number)]
 
 
+def batches(case: Case) -> Iterator[list[str]]:
+    """Without end, the texts of one request after the other."""
+    length, batch = case
+    texts = itertools.cycle(make_texts(LENGTHS[length]))
+    while True:
+        yield list(itertools.islice(texts, batch))
+
+
+def body(model: str, texts: list[str]) -> dict[str, Any]:
+    """What a request for embeddings says."""
+    return {"model": model, "input": texts, "encoding_format": "base64"}
+
+
 def serve_peer(folder: Path, precision: str) -> None:
     """The peer, in this process, until killed."""
     import uvicorn
@@ -127,28 +140,25 @@ async def load(
 
 async def ask(url: str, model: str, case: Case, callers: int, seconds: float) -> dict[str, float]:
     """Texts per second and latencies of one case."""
-    length, batch = case
-    texts = itertools.cycle(make_texts(LENGTHS[length]))
+    given = batches(case)
 
     def send(client: httpx.AsyncClient) -> Awaitable[httpx.Response]:
-        body = {"model": model, "input": list(itertools.islice(texts, batch)), "encoding_format": "base64"}
-        return client.post("/v1/embeddings", json=body)
+        return client.post("/v1/embeddings", json=body(model, next(given)))
 
     times, took = await load(url, send, callers, seconds)
     p50, p99 = np.percentile(times, [50, 99])
-    return {"texts_per_s": len(times) * batch / took, "p50_ms": 1000 * p50, "p99_ms": 1000 * p99}
+    return {"texts_per_s": len(times) * case[1] / took, "p50_ms": 1000 * p50, "p99_ms": 1000 * p99}
 
 
 def alone(model: str, case: Case, seconds: float) -> float:
     """Median seconds of a request by one caller with the least client there is, whose own time would otherwise count as the gateway's."""
-    length, batch = case
-    texts, times = itertools.cycle(make_texts(LENGTHS[length])), []
+    given, times = batches(case), []
     connection = http.client.HTTPConnection("127.0.0.1", PORT)
     end = time.monotonic() + seconds
     while time.monotonic() < end or not times:
-        body = json.dumps({"model": model, "input": list(itertools.islice(texts, batch)), "encoding_format": "base64"})
+        told = json.dumps(body(model, next(given)))
         began = time.monotonic()
-        connection.request("POST", "/v1/embeddings", body, {"content-type": "application/json"})
+        connection.request("POST", "/v1/embeddings", told, {"content-type": "application/json"})
         answer = connection.getresponse()
         answer.read()
         times.append(time.monotonic() - began)
@@ -160,12 +170,11 @@ async def bare(folder: Path, case: Case, rounds: int, precision: Precision) -> f
     """Median seconds of a batch in the engine alone, without HTTP and JSON; it renders and tokenises as the gateway does."""
     bundle = open_bundle(folder)
     engine = BuiltinEngine(bundle, precision, BuiltinEngineConfig(), LimitsConfig(), lambda ran: None)
-    length, batch = case
-    renderer, texts, times = Renderer(bundle), itertools.cycle(make_texts(LENGTHS[length])), []
+    renderer, given, times = Renderer(bundle), batches(case), []
     for _ in range(rounds):
-        given = list(itertools.islice(texts, batch))
+        texts = next(given)
         began = time.monotonic()
-        await engine.embed(renderer.documents(given), "bulk")
+        await engine.embed(renderer.documents(texts), "bulk")
         times.append(time.monotonic() - began)
     await engine.close()
     return float(np.median(times))
