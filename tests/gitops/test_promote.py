@@ -1,5 +1,6 @@
 """`phasor gitops promote`: a green gate becomes a commit on a branch, a red one becomes nothing; a revert stays a revert."""
 
+import io
 import shutil
 import subprocess
 from collections.abc import Callable
@@ -146,6 +147,9 @@ def test_a_bundle_that_is_gone_or_damaged_is_not_proposed(
 ) -> None:
     _, place = end()
     name = place.removeprefix("s3://phasor/") + "/manifest.json"
+    store.client.put_object("phasor", name, io.BytesIO(b"{}"), 2)
+    assert promote() == 2
+    assert "manifest.json: its sha256 is 44136fa355b3678a" in (told := capsys.readouterr().err) and "It is not what the run made" in told
     store.client.remove_object("phasor", name)
     assert promote() == 2
     assert "manifest.json is not there any more. Keep what runs made out of the bucket's lifecycle rules" in capsys.readouterr().err

@@ -1,7 +1,9 @@
 """What an interrupted task had done: kept while it works, restored whole or not at all, gone after success."""
 
+import io
 import json
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -63,14 +65,54 @@ def test_nothing_is_sent_again_that_is_there(tmp_path: Path, minio: Server) -> N
     assert [item.last_modified for item in minio.client.list_objects(BUCKET, "checkpoints/again", recursive=True)] == before
 
 
-def test_a_state_with_a_missing_part_counts_as_none(tmp_path: Path, minio: Server) -> None:
-    write(tmp_path / "one/a", "text")
-    write(tmp_path / "one/b", "more")
-    make(tmp_path / "one", "missing").update()
-    part = next(key for key in minio.keys("checkpoints/missing") if not key.endswith("manifest.json"))
-    minio.client.remove_object(bucket_name=BUCKET, object_name=part)
-    make(tmp_path / "two", "missing").restore()
-    assert not (tmp_path / "two").exists()
+def part(minio: Server, name: str) -> str:
+    """The first object of a state beside its manifest."""
+    return next(key for key in minio.keys(f"checkpoints/{name}/") if not key.endswith("manifest.json"))
+
+
+def put(minio: Server, key: str, data: bytes) -> None:
+    minio.client.put_object(bucket_name=BUCKET, object_name=key, data=io.BytesIO(data), length=len(data))
+
+
+@pytest.mark.parametrize(
+    ("spoil", "told"),
+    [
+        (lambda minio: minio.client.remove_object(BUCKET, part(minio, "spoilt")), "reading s3://phasor/checkpoints/spoilt/"),
+        (lambda minio: put(minio, part(minio, "spoilt"), b"tex"), ": its sha256 is "),
+        (lambda minio: put(minio, "checkpoints/spoilt/manifest.json", b'{"files": {"a'), "JSON: Invalid JSON"),
+        (lambda minio: put(minio, "checkpoints/spoilt/manifest.json", b'{"files": {}}'), "files: Dictionary should have at least 1 item"),
+        (lambda minio: put(minio, "checkpoints/spoilt/manifest.json", b"[]"), "JSON: Input should be an object"),
+    ],
+    ids=["missing", "damaged", "truncated", "empty", "other"],
+)
+def test_a_state_that_is_not_whole_counts_as_none_and_the_next_one_is_whole(
+    spoil: Callable[[Server], None], told: str, tmp_path: Path, minio: Server, caplog: pytest.LogCaptureFixture
+) -> None:
+    for name in ("a", "b"):
+        write(tmp_path / "one" / name, f"text of {name}")
+    make(tmp_path / "one", "spoilt").update()
+    spoil(minio)
+    two = make(tmp_path / "two", "spoilt")
+    two.restore()
+    assert list(tmp_path.iterdir()) == [tmp_path / "one"], "nothing half restored is left"
+    assert "mirror.restore: the state at checkpoints/spoilt is damaged, the work starts anew" in caplog.text and told in caplog.text
+    write(tmp_path / "two/a", "text of a")
+    two.update()
+    make(tmp_path / "three", "spoilt").restore()
+    assert content(tmp_path / "three") == {"a": "text of a"}
+
+
+def test_a_folder_that_is_being_removed_is_no_new_state(tmp_path: Path, minio: Server) -> None:
+    """The work is done then; should it be asked for again before its copy is gone, half a checkpoint or none would end every try."""
+    one = make(tmp_path / "one", "removed")
+    for name in ("state.json", "state.safetensors"):
+        write(tmp_path / "one/checkpoint-1" / name, name)
+        one.update()
+    for path in (tmp_path / "one/checkpoint-1").iterdir():
+        path.unlink()
+        one.update()
+    make(tmp_path / "two", "removed").restore()
+    assert content(tmp_path / "two") == {f"checkpoint-1/{name}": name for name in ("state.json", "state.safetensors")}
 
 
 def test_work_that_fails_leaves_its_last_state_and_work_that_ends_leaves_nothing(tmp_path: Path, minio: Server) -> None:

@@ -15,7 +15,7 @@ from phasor.gitops.retrain import describe
 from phasor.gitops.values import put
 from phasor.pipeline.result import Result
 from phasor.settings import store_settings
-from phasor.storage.store import Place, Store
+from phasor.storage.store import DamagedError, Place, Store
 
 _TRAILER = "Phasor-Run"
 
@@ -108,6 +108,8 @@ def _check_bundle(result: Result) -> None:
         raise ArtifactError(
             f"{result.bundle}/{MANIFEST} is not there any more. Keep what runs made out of the bucket's lifecycle rules, and run it again."
         ) from None
+    except DamagedError as error:
+        raise ArtifactError(f"{error} It is not what the run made. Run it again.") from None
 
 
 def _message(request: Request, result: Result, track: str, mark: str) -> str:

@@ -11,12 +11,13 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath
 
 from phasor.artifacts import publish
-from phasor.errors import DataError
+from phasor.errors import DataError, StorageError
 from phasor.settings import store_settings
-from phasor.storage.store import Place, Store
+from phasor.storage.store import DamagedError, Place, Store
 
 _DIGEST = re.compile(r"[0-9a-f]{32}(\.dir)?")
 _FOLDER = ".dir"
+_REPLACE = "Push the data again; DVC repeats only what is missing, so delete this object first."
 
 
 def object_name(digest: str) -> str:
@@ -58,6 +59,8 @@ def bring(files: Mapping[str, str], root: Path) -> None:
                 store.download(remote, object_name(md5), aside / (relative or target.name), md5)
             except FileNotFoundError:
                 raise DataError(f"data_rev: {path} {relative} is not in the remote. Run `dvc push` there.") from None
+            except DamagedError as error:
+                raise StorageError(f"{error} {_REPLACE}") from None
         aside.mkdir(parents=True, exist_ok=True)
         if digest.endswith(_FOLDER):
             publish(aside, target)
@@ -81,6 +84,8 @@ def listing(store: Store, remote: Place, path: str, digest: str) -> Iterator[tup
         rows = json.loads(store.read(remote, object_name(digest), digest.removesuffix(_FOLDER)))
     except FileNotFoundError:
         raise DataError(f"data_rev: {path} at {digest} is not in the remote. Run `dvc push` there.") from None
+    except DamagedError as error:
+        raise StorageError(f"{error} {_REPLACE}") from None
     for row in rows:
         relative = PurePosixPath(row["relpath"])
         if relative.is_absolute() or ".." in relative.parts or not re.fullmatch(r"[0-9a-f]{32}", row["md5"]):

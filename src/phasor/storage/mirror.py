@@ -5,7 +5,6 @@ cut last line. Its content is stored under sha256 names; one object, `manifest.j
 """
 
 import hashlib
-import json
 import logging
 import shutil
 import threading
@@ -13,10 +12,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from phasor.artifacts import publish, sha256_file
+from pydantic import BaseModel, Field, ValidationError
+
+from phasor.artifacts import first_problem, publish, sha256_file
 from phasor.errors import StorageError
 from phasor.settings import store_settings
-from phasor.storage.store import Place, Store
+from phasor.storage.store import DamagedError, Place, Store
 
 PERIOD_S = 2.0
 """Between two looks at the scratch folder."""
@@ -52,6 +53,12 @@ def mirrored(scratch: Path, name: str) -> Iterator[None]:
         mirror.clear()
 
 
+class _State(BaseModel):
+    """The manifest: path in the scratch folder to sha256 of its content. Without files there is no state."""
+
+    files: dict[str, str] = Field(min_length=1)
+
+
 class Mirror:
     """The copy of one folder in the store."""
 
@@ -61,29 +68,39 @@ class Mirror:
         self._known: dict[str, tuple[tuple[int, int], str]] = {}
 
     def restore(self) -> None:
-        """Bring the last complete state, if there is one; a state with a damaged or missing part counts as none."""
+        """Bring the last complete state, if there is one; a state that is damaged or incomplete counts as none."""
         aside = self._scratch.with_name(f".{self._scratch.name}.restored")
         shutil.rmtree(aside, ignore_errors=True)
         try:
-            files = json.loads(self._store.read(self._place, _MANIFEST))["files"]
+            text = self._store.read(self._place, _MANIFEST)
+        except FileNotFoundError:
+            return
+        try:
+            files = _State.model_validate_json(text).files
             for path, sha256 in files.items():
                 self._store.download(self._place, sha256, aside / path, sha256, "sha256")
-        except FileNotFoundError:
+        except (ValidationError, DamagedError, FileNotFoundError) as error:
+            shutil.rmtree(aside, ignore_errors=True)
+            told = first_problem(error) if isinstance(error, ValidationError) else str(error)
+            log.warning("mirror.restore: the state at %s is damaged, the work starts anew: %s", self._place.prefix, told)
             return
         publish(aside, self._scratch)
         self._stored = files
         log.info("mirror.restored files=%d from %s", len(files), self._place.prefix)
 
     def update(self) -> None:
-        """Store what is new, then the manifest, then forget what is no longer named."""
+        """Store what is new, then the manifest, then forget what is no longer named.
+
+        A folder that only lost files changes nothing: it is being removed, because the work is done, and half of it is no state.
+        """
         there = set(self._stored.values())
         try:
             found = {name: self._keep(path, name, there) for name, path in self._files()}
         except FileNotFoundError:
             return  # gone meanwhile: the next look sees what came instead
-        if found == self._stored:
+        if found.items() <= self._stored.items():
             return
-        self._store.write(self._place, _MANIFEST, json.dumps({"files": found}, sort_keys=True).encode())
+        self._store.write(self._place, _MANIFEST, _State(files=found).model_dump_json().encode())
         for sha256 in there - set(found.values()):
             self._store.remove(self._place, sha256)
         self._stored = found

@@ -158,10 +158,7 @@ class Store:
                 answer.close()
                 answer.release_conn()
             if digest is not None and running.hexdigest() != digest:
-                raise DamagedError(
-                    f"reading {where}: its {kind} is {running.hexdigest()}, expected {digest}. Push the data again; "
-                    "DVC repeats only what is missing, so delete this object first."
-                )
+                raise DamagedError(f"reading {where}: its {kind} is {running.hexdigest()}, expected {digest}.")
 
         self._patient(f"reading {where}", get)
 
