@@ -8,6 +8,7 @@ import random
 import signal
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +20,9 @@ from tests.torch_threads import torch_threads
 from phasor.config.base import Role
 from phasor.errors import TrainingError
 from phasor.training.checkpoint import Progress
+from phasor.training.data import TaskData
 
-from .world import LORA, start, weights
+from .world import LORA, make_tasks, start, weights
 
 OPTIONS: dict[str, Any] = {"dropout": 0.2, "dev": True, "eval_steps": 5, "checkpoint_steps": 1, "epochs": 3.0}
 
@@ -99,9 +101,33 @@ def test_a_signal_saves_even_without_regular_checkpoints(tmp_path: Path, number:
     assert signal.getsignal(number) is before
 
 
-@pytest.mark.parametrize("change", [{"learning_rate": 0.02}, {"epochs": 3.0}, {"adapter": LORA}, {"weight_decay": 0.5}])
+def other_texts() -> dict[str, TaskData]:
+    """The usual tasks with two nouns exchanged, so that every length is as before."""
+    exchange = {"basil": "hazel", "hazel": "basil"}
+
+    def changed(text: str) -> str:
+        return " ".join(exchange.get(word, word) for word in text.split())
+
+    return {
+        name: replace(data, passages={key: replace(passage, text=changed(passage.text)) for key, passage in data.passages.items()})
+        for name, data in make_tasks().items()
+    }
+
+
+def other_answers() -> dict[str, TaskData]:
+    """The usual tasks, where the first two examples have exchanged their hard negatives."""
+    tasks = make_tasks()
+    first, second, *rest = tasks["birds"].examples
+    examples = [replace(first, negatives=second.negatives), replace(second, negatives=first.negatives), *rest]
+    return tasks | {"birds": replace(tasks["birds"], examples=examples)}
+
+
+@pytest.mark.parametrize("change", [
+    {"learning_rate": 0.02}, {"epochs": 3.0}, {"adapter": None}, {"weight_decay": 0.5}, {"model_seed": 1}, {"tasks": other_texts()},
+    {"tasks": other_answers()},
+], ids=["learning_rate", "epochs", "adapter", "weight_decay", "base weights", "texts", "negatives"])
 def test_a_changed_run_starts_anew(tmp_path: Path, change: dict[str, Any]) -> None:
-    options = {"checkpoint_steps": 2, "epochs": 0.7}
+    options = {"checkpoint_steps": 2, "epochs": 0.7, "adapter": LORA}
     train("embed", tmp_path, options)
     assert step_of(tmp_path) > 0
     _, training = start("embed", tmp_path, **(options | change))

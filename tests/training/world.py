@@ -75,13 +75,16 @@ def make_training(role: Role, **options: Any) -> EmbedTraining | RerankTraining:
     return RerankTraining(**(common | {"loss": YesNoConfig(num_hard_negatives=1, num_random_negatives=1)} | options))
 
 
-def start(role: Role, scratch: Path, dropout: float = 0.0, dev: bool = False, **options: Any) -> tuple[Network, Training]:
+def start(
+    role: Role, scratch: Path, dropout: float = 0.0, dev: bool = False, model_seed: int = 0, tasks: dict[str, TaskData] | None = None,
+    **options: Any,
+) -> tuple[Network, Training]:
     """A run that is ready to go."""
-    network = make_network(role, attention_dropout=dropout)
+    network = make_network(role, seed=model_seed, attention_dropout=dropout)
     settings = make_training(role, **options)
     if settings.adapter:
         Adapter(network, settings.adapter, 0)
-    tasks = make_tasks()
+    tasks = tasks or make_tasks()
     data = make_set(network, tasks, settings.loss, 0)
     return network, Training(network, data, settings, seed=0, scratch=scratch, dev=DevSet(tasks) if dev else None)
 

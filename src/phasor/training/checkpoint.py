@@ -4,12 +4,15 @@ A checkpoint is written aside, synced and renamed; older ones go only after it s
 everything that decides the run, and one that does not match is not used.
 """
 
+import hashlib
 import json
 import shutil
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -40,6 +43,15 @@ class Checkpoint:
 
     progress: Progress
     tensors: dict[str, Tensor]
+
+
+def digest_tensors(tensors: Iterable[tuple[str, Tensor]]) -> str:
+    """Hex digest of names, types, shapes and every byte; about a second per 2 GB."""
+    digest = hashlib.sha256()
+    for name, tensor in tensors:
+        digest.update(f"{name} {tensor.dtype} {list(tensor.shape)} ".encode())
+        digest.update(tensor.detach().cpu().reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
 
 
 def save(folder: Path, fingerprint: str, progress: Progress, tensors: dict[str, Tensor]) -> None:

@@ -3,6 +3,7 @@
 Shapes: Q queries, P passages of a batch, M most known positives and K most hard negatives of a query, N pairs.
 """
 
+import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from typing import Generic, TypeVar
 import numpy as np
 import numpy.typing as npt
 
+from phasor.artifacts import digest_json
 from phasor.config.training import InfoNCEConfig, YesNoConfig
 from phasor.data.records import Example, Passage, read_corpus, read_examples
 from phasor.data.templates import render_passage
@@ -134,6 +136,12 @@ class TrainingSet(ABC, Generic[N]):
 
     def __len__(self) -> int:
         return len(self._rows)
+
+    def digest(self) -> str:
+        """One digest for all that batches are cut from: every token, and which passages belong to which example."""
+        rows = [[row.task, row.positives.tolist(), row.negatives.tolist(), row.known.tolist()] for row in self._rows]
+        tokens = [hashlib.sha256(a.tobytes()).hexdigest() for t in (self._queries, self._passages) for a in (t.values, t.offsets)]
+        return digest_json([self.tasks, self._in_batch, rows, tokens])
 
     @abstractmethod
     def batch(self, step: Step, rank: int = 0, world_size: int = 1) -> Batch:

@@ -20,7 +20,7 @@ from phasor.training import checkpoint
 from phasor.training.checkpoint import Progress
 from phasor.training.data import EmbedSet, RerankSet
 from phasor.training.dev import DevSet
-from phasor.training.distributed import make_engine, mean, most, rank, trained_parameters, wait, world_size
+from phasor.training.distributed import make_engine, mean, most, rank, wait, world_size
 from phasor.training.objective import backward_loss, steady_loss
 from phasor.training.sampling import Step, plan_steps, step_generator
 
@@ -144,10 +144,11 @@ class Training:
         )
 
     def _identify(self) -> str:
-        """Digest of what decides the run: settings, plan, data and first weights."""
+        """Digest of what decides the run: settings, plan, data and first weights, those that stay as they are among them."""
+        settings = [config.model_dump(mode="json") for config in (self._config, self._network.config)]
         plan = [[s.task, s.examples.tolist()] for s in self._steps]
-        weights = [[name, list(p.shape), float(p.detach().double().sum())] for name, p in trained_parameters(self._network)]
-        return digest_json([self._config.model_dump(mode="json"), self._seed, plan, self._data.lengths.tolist(), weights, world_size()])
+        weights = checkpoint.digest_tensors(self._network.named_parameters())
+        return digest_json([settings, self._seed, plan, self._data.digest(), weights, world_size()])
 
 
 def learning_rate(config: EmbedTraining | RerankTraining, step: int, total: int) -> float:
