@@ -7,8 +7,10 @@ from contextlib import contextmanager
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.waiting import until
 
 from phasor.models.tokens import Ids, Ragged, Shared
 from phasor.serving.batching import Ran, Scheduler
@@ -136,23 +138,85 @@ def test_a_full_queue_turns_away_and_says_when_to_come_back() -> None:
     assert len(network.batches) == 2
 
 
-@pytest.mark.parametrize("kind", ["raises", "nan"])
-def test_a_failing_model_fails_its_batch_and_not_the_thread(kind: str) -> None:
+@pytest.mark.parametrize("fault", [RuntimeError("out of memory"), MemoryError("out of memory"), None], ids=["torch", "python", "nan"])
+def test_a_failing_model_fails_its_batch_and_not_the_thread(fault: Exception | None) -> None:
     def network(sequences: Sequence[Ids], shared: Shared) -> np.ndarray:
         if sequences[0][0] == 13:
-            if kind == "raises":
-                raise RuntimeError("out of memory")
+            if fault:
+                raise fault
             return np.full((len(sequences), 2), np.nan, np.float32)
         return np.ones((len(sequences), 2), np.float32)
 
     made = Scheduler({"embed": network}, 100, 1000)
-    with pytest.raises(EngineError, match="out of memory" if kind == "raises" else "no number"):
+    with pytest.raises(EngineError, match="out of memory" if fault else "no number"):
         asyncio.run(made.submit("embed", job(3, start=13), "query"))
     assert asyncio.run(made.submit("embed", job(3), "query")).shape == (1, 2) and made.alive()
     made.close()
     assert not made.alive()
     with pytest.raises(EngineError, match="closed"):
         asyncio.run(made.submit("embed", job(3), "query"))
+
+
+class Failing:
+    """Fails at every sequence that starts with 13."""
+
+    def __init__(self, fault: Exception) -> None:
+        self.calls, self._fault = 0, fault
+
+    def __call__(self, sequences: Sequence[Ids], shared: Shared) -> np.ndarray:
+        self.calls += 1
+        if sequences[0][0] == 13:
+            raise self._fault
+        return np.ones((len(sequences), 2), np.float32)
+
+
+def failures(made: Scheduler, number: int) -> None:
+    """So many requests that fail, one after the other."""
+    for _ in range(number):
+        with pytest.raises(EngineError, match="failed on"):
+            asyncio.run(made.submit("embed", job(3, start=13), "query"))
+
+
+def test_an_engine_that_only_fails_is_given_up_so_that_something_restarts_it() -> None:
+    made = Scheduler({"embed": Failing(RuntimeError("broken"))}, 100, 1000)
+    failures(made, 4)
+    assert asyncio.run(made.submit("embed", job(3), "query")).shape == (1, 2)  # it was those requests' fault
+    failures(made, 4)
+    assert made.alive()
+    failures(made, 1)
+    until(lambda: not made.alive(), "the engine given up", 10, every=0.01)
+    with pytest.raises(EngineError, match="closed"):  # at once, instead of waiting for nobody
+        asyncio.run(made.submit("embed", job(3), "query"))
+    made.close()
+
+
+def test_what_waits_when_an_engine_is_given_up_fails_too() -> None:
+    async def run() -> None:
+        jobs = [made.submit("embed", job(60, start=13 if i < 5 else 1), "query") for i in range(8)]
+        outcomes = await asyncio.gather(*jobs, return_exceptions=True)
+        assert all(isinstance(outcome, EngineError) for outcome in outcomes)
+
+    made = Scheduler({"embed": Failing(RuntimeError("broken"))}, 100, 1000)
+    asyncio.run(run())
+    assert not made.alive()
+    made.close()
+
+
+def test_a_request_of_many_batches_fails_once() -> None:
+    network = Failing(RuntimeError("broken"))
+    made = Scheduler({"embed": network}, 100, 10_000)
+    with pytest.raises(EngineError, match="failed on"):
+        asyncio.run(made.submit("embed", Ragged.of([np.full(90, 13, np.int32)] * 20), "bulk"))
+    assert asyncio.run(made.submit("embed", job(3), "query")).shape == (1, 2)
+    assert network.calls == 2 and made.alive() and made.waiting_tokens("bulk") == 0
+    made.close()
+
+
+def test_an_engine_without_its_gpu_is_given_up_at_once() -> None:
+    made = Scheduler({"embed": Failing(torch.AcceleratorError("an illegal memory access was encountered", 700))}, 100, 1000)
+    failures(made, 1)
+    until(lambda: not made.alive(), "the engine given up", 10, every=0.01)
+    made.close()
 
 
 def test_the_network_is_told_what_the_sequences_of_a_request_share() -> None:

@@ -9,21 +9,27 @@ Shapes: N sequences.
 
 import asyncio
 import bisect
+import logging
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
+import torch
 
 from phasor.config.base import Role
+from phasor.errors import first_line
 from phasor.models.network import SHARED_PER_TOKEN, Vectors
 from phasor.models.tokens import Ids, Ragged, Shared
 from phasor.serving.engine import EngineError, Lane, OverloadedError
 
+log = logging.getLogger(__name__)
+
 LANES: tuple[Lane, ...] = ("query", "bulk")
 _WINDOW = 2  # batches' worth of tokens among which sequences of similar length are sought
 _QUERY_TURNS = 8  # batches of queries in a row, after which one of the bulk lane gets its turn
+_FAILURES = 5  # batches in a row, each of other requests, after which the fault is not theirs
 _SECONDS_PER_TOKEN = 1e-4  # of a slow machine; a request's due time grows with its size by this
 
 Apply = Callable[[Sequence[Ids], Shared], Vectors]
@@ -116,6 +122,7 @@ class Scheduler:
         self._lanes: dict[Lane, list[_Job]] = {lane: [] for lane in LANES}
         self._waiting: dict[Lane, int] = dict.fromkeys(LANES, 0)
         self._turns = 0
+        self._failures = 0
         self._closed = False
         self._changed = threading.Condition()
         self._thread = threading.Thread(target=self._work, name="phasor-engine", daemon=True)
@@ -126,8 +133,8 @@ class Scheduler:
         return self._waiting[lane]
 
     def alive(self) -> bool:
-        """Whether the thread still runs."""
-        return self._thread.is_alive()
+        """Whether the thread takes more: not after it was closed, nor once only a restart helps."""
+        return not self._closed
 
     async def submit(self, role: Role, sequences: Ragged, lane: Lane, shared: int = 0) -> Vectors:
         """[N, ...] rows of sequences. A caller that stops waiting takes back what is not under way.
@@ -164,9 +171,6 @@ class Scheduler:
             self._closed = True
             self._changed.notify()
         self._thread.join()
-        for lane in LANES:
-            for job in self._lanes[lane]:
-                job.settle(EngineError("the engine was closed"))
 
     def _withdraw(self, job: _Job, lane: Lane) -> None:
         with self._changed:
@@ -175,14 +179,25 @@ class Scheduler:
                 self._waiting[lane] -= int(job.sequences.lengths[job.pending].sum())
 
     def _work(self) -> None:
-        while True:
-            with self._changed:
-                while not self._closed and not any(self._lanes.values()):
-                    self._changed.wait()
-                if self._closed:
+        try:
+            while (batch := self._await_batch()) is not None:
+                self._run(batch)
+                if self._failures >= _FAILURES:
+                    log.critical("serve.engine: gives up after failure upon failure; only a restart can help")
                     return
-                batch = self._take(self._next_lane())
-            self._run(batch)
+        finally:
+            with self._changed:
+                self._closed = True
+                waiting = [job for lane in LANES for job in self._lanes[lane]]
+            for job in waiting:
+                job.settle(EngineError("the engine was closed"))
+
+    def _await_batch(self) -> _Batch | None:
+        """The next one; None when it is time to stop."""
+        with self._changed:
+            while not self._closed and not any(self._lanes.values()):
+                self._changed.wait()
+            return None if self._closed else self._take(self._next_lane())
 
     def _next_lane(self) -> Lane:
         both = all(self._lanes.values())
@@ -226,12 +241,16 @@ class Scheduler:
         shared = Shared(np.repeat(np.arange(len(sizes)), sizes), np.repeat([job.shared for job, _ in batch.parts], sizes))
         try:
             rows = self._networks[batch.role](sequences, shared)
-        except RuntimeError as error:  # torch tells everything this way, lack of memory included
-            self._fail(batch, f"the {batch.role} model failed on {len(sequences)} sequences: {error}")
+        except Exception as error:
+            log.exception("serve.batch role=%s sequences=%d", batch.role, len(sequences))
+            self._fail(batch, f"the {batch.role} model failed on {len(sequences)} sequences: {first_line(error)}")
+            if isinstance(error, torch.AcceleratorError):  # the process has lost its GPU for good
+                self._failures = _FAILURES
             return
         if not np.isfinite(rows).all():
             self._fail(batch, f"the {batch.role} model gave something that is no number")
             return
+        self._failures = 0
         rooms = [job.room(index) for job, indices in batch.parts for index in indices]
         waited = started - min(job.arrived for job, _ in batch.parts)
         self._observe(
@@ -243,5 +262,7 @@ class Scheduler:
             start += len(indices)
 
     def _fail(self, batch: _Batch, message: str) -> None:
+        self._failures += 1
         for job, _ in batch.parts:
             job.settle(EngineError(message))
+            self._withdraw(job, batch.lane)  # at once, or the rest of it would be the next batch, and fail too

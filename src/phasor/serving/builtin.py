@@ -88,7 +88,7 @@ class BuiltinEngine:
         return self.scheduler.waiting_tokens(lane)
 
     def alive(self) -> bool:
-        """Whether the computing thread runs."""
+        """As the protocol says."""
         return self.scheduler.alive()
 
     async def close(self) -> None:

@@ -53,7 +53,7 @@ class Engine(Protocol):
         """Tokens that wait in a lane here; 0 where others queue."""
 
     def alive(self) -> bool:
-        """Whether a restart would not help; says nothing about other machines."""
+        """Whether it can still compute; if not, only a restart helps. Says nothing about other machines."""
 
     async def close(self) -> None:
         """Stop; work under way is given up."""

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
-State = Literal["loading", "ready", "draining"]
+State = Literal["loading", "ready", "draining", "failed"]
 _AT_ONCE = 1000
 """Characters whose tokens are made in less time than the way to a thread and back takes, 0.2 ms."""
 
@@ -47,6 +47,8 @@ class Gateway:
         """Whether requests are welcome."""
         if self.draining:
             return "draining"
+        if self.engine and not self.engine.alive():
+            return "failed"
         return "ready" if self.engine and (self.index or not self.wants_index) else "loading"
 
     @property

@@ -48,7 +48,7 @@ def operation_routes(gateway: Gateway) -> APIRouter:
 
     @router.get("/livez")
     async def live() -> Response:
-        alive = gateway.engine is None or gateway.engine.alive()
+        alive = gateway.state != "failed"
         return json_response({"alive": alive}, 200 if alive else 503)
 
     @router.get("/readyz")
