@@ -1,6 +1,7 @@
 """Hard-negative mining: what may be a negative, in which order, and that memory and batches do not change it."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -74,6 +75,12 @@ def test_labels_of_another_split_are_known_too() -> None:
     config = MineConfig(num_negatives=3)
     miner = Miner([Passage(name, name) for name in FAN], AngleTeacher(FAN | {"q": 0.0}), config, seed=7)
     assert "a" not in miner.mine([ask("1", "p")], labels=[ask("2", "a")]).examples[0].negatives
+
+
+def test_positives_that_an_example_lost_to_another_split_are_no_negatives() -> None:
+    lost = replace(ask("1", "p", negatives=["b", "c"]), known=["a", "b"])
+    assert mine(FAN, [lost]).examples[0].negatives == ["c", "d"]
+    assert mine(FAN, [lost, ask("2", "p")]).examples[1].negatives == ["c", "d"]
 
 
 def test_a_passage_with_the_text_of_a_positive_is_no_negative_and_equal_texts_count_once() -> None:

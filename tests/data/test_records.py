@@ -28,6 +28,7 @@ examples = st.lists(
         task=text,
         provenance=text,
         pair_id=text,
+        known=st.lists(text, max_size=2),
     ),
     max_size=5,
     unique_by=lambda e: e.id,
@@ -56,6 +57,24 @@ def test_equal_rows_give_equal_bytes(tmp_path: Path) -> None:
         write_examples([ROW, replace(ROW, id="f")], tmp_path / name)
     write_examples([ROW, replace(ROW, id="g")], tmp_path / "c")
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes() != (tmp_path / "c").read_bytes()
+
+
+@pytest.mark.slow
+def test_more_text_than_one_column_holds_is_written_in_groups(tmp_path: Path) -> None:
+    text = "x" * (1 << 21)  # one object, so that 2 GiB of text take no memory until they are written
+    path = tmp_path / "corpus.parquet"
+    assert write_corpus((Passage(str(i), text) for i in range(1100)), path) == 1100
+    stored = pq.ParquetFile(path)
+    assert stored.metadata.num_rows == 1100 and 17 <= stored.num_row_groups <= 19
+    last = stored.read_row_group(stored.num_row_groups - 1, columns=["id", "text"]).to_pylist()
+    assert last[-1] == {"id": "1099", "text": text}
+
+
+def test_many_rows_are_several_groups_and_come_back_in_order(tmp_path: Path) -> None:
+    rows = [replace(ROW, id=str(i)) for i in range(100_001)]
+    write_examples(rows, tmp_path / "x")
+    assert pq.ParquetFile(tmp_path / "x").num_row_groups == 2
+    assert read_examples(tmp_path / "x") == rows
 
 
 @pytest.mark.parametrize("rows", [[replace(ROW, positives=[])], [replace(ROW, query=" \n")]])

@@ -179,6 +179,23 @@ def test_two_sources_may_use_the_same_ids(tmp_path: Path) -> None:
     assert {"0:0-0", "1:0-0"} <= found.corpus.keys() and all(e.positives[0].startswith("0:") for e in found.splits["train"])
 
 
+def test_positives_lost_to_another_split_are_counted_and_stay_known(tmp_path: Path) -> None:
+    sources = labelled(tmp_path, 200, parts=1)
+    ids = [f"{i}-0" for i in range(200)]
+    rows = [{"id": i, "query": f"which reports speak of {i} and the next", "positives": [i, j]} for i, j in zip(ids, ids[1:], strict=False)]
+    rows += [{"id": "again", "query": rows[0]["query"], "positives": [ids[150]]}]
+    write(tmp_path / "q.jsonl", rows)
+    found = collect(tmp_path, sources, collect={"near_duplicate_jaccard": 1.0})
+    asked = {e.id: e for split in SPLITS for e in found.splits[split]}
+    wanted = {row["id"]: row["positives"] for row in rows} | {"0-0": [*rows[0]["positives"], ids[150]]}
+    lost = {split: sum(len(e.known) for e in found.splits[split] if e.id not in ("0-0", "again")) for split in SPLITS}
+    assert lost["train"] > 5 and lost["test"] == 0
+    assert all(found.counts.get(f"dropped: {split}: positives belong to another split", 0) == lost[split] for split in SPLITS)
+    for example in asked.values():
+        labels = wanted["0-0"] if example.id == "again" else wanted[example.id]
+        assert sorted(example.positives + example.known) == sorted(labels)
+
+
 def test_pairs_stay_together_when_there_are_too_many(tmp_path: Path) -> None:
     labelled(tmp_path, 200, parts=1)
     rows = [

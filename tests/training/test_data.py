@@ -152,3 +152,16 @@ def test_a_task_with_one_example_makes_a_batch() -> None:
     single = TaskData(task.examples[:1], task.passages)
     assert embed_set(single).batch(first_step(1)).num_examples == 1
     assert rerank_set(single).batch(first_step(1)).relevant.tolist()[0] == 1
+
+
+def test_passages_known_from_other_splits_are_no_negatives_and_no_text_of_a_batch() -> None:
+    task = make_task("birds", 6)
+    first, second, *others = task.examples
+    first = replace(first, known=[second.positives[0], "alone"], negatives=[second.positives[0], "birds3"])
+    passages = task.passages | {"alone": Passage("alone", "a passage that no example names")}
+    data = embed_set(TaskData([first, second, *others], passages), num_hard_negatives=5)
+    batch = data.batch(first_step(2))
+    assert len(batch.own[0][batch.own[0] >= 0]) == 1  # birds3
+    assert batch.positives[0].tolist() == sorted([*batch.target])  # the other's positive is masked for the first
+    network = make_network("embed")
+    assert not any("no example names" in network.tokenizer.decode(data.batch(first_step(6)).sequences[i]) for i in range(6))

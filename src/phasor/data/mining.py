@@ -112,14 +112,14 @@ class Miner:
         by_pair: dict[str, dict[str, list[int]]] = defaultdict(lambda: defaultdict(list))
         for example in [*examples, *labels]:
             rows = self._rows(example, example.positives)
-            by_query[example.query].update(rows)
+            by_query[example.query].update(rows, self._rows(example, example.known))
             if example.pair_id:
                 by_pair[example.pair_id][example.instruction].extend(rows)
         known = []
         for example in examples:
             rows = self._rows(example, example.positives)
             others = by_pair[example.pair_id] if example.pair_id else {}
-            wanted = set(rows) | set(others.get(example.instruction, ()))
+            wanted = {*rows, *self._rows(example, example.known), *others.get(example.instruction, ())}
             elsewhere = [row for instruction, found in others.items() if instruction != example.instruction for row in found]
             own = self._rows(example, example.negatives)
             given = list(dict.fromkeys(row for row in [*elsewhere, *own] if row not in wanted))

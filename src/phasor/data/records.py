@@ -3,7 +3,7 @@
 A task owns one corpus. Examples name passages by their id in that corpus; the texts are never repeated.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
@@ -32,9 +32,11 @@ EXAMPLE_SCHEMA = pa.schema(
         ("task", pa.string()),
         ("provenance", pa.string()),
         ("pair_id", pa.string()),
+        ("known", pa.list_(pa.string())),
     ],
     metadata={"phasor.table": "examples", "phasor.version": "1"},
 )
+_GROUP_ROWS, _GROUP_CHARS = 100_000, 1 << 27  # of a row group: a column's builder holds 2 GiB, and a character is 4 bytes at most
 
 
 @dataclass(frozen=True)
@@ -71,6 +73,8 @@ class Example:
         provenance: how the pair came to be, for example `docstring` or `synthetic:factual`.
         pair_id: links the queries that differ only in instruction (FollowIR style); the one whose id ends in
             `-og` carries the original instruction, the one in `-changed` the changed one. Empty otherwise.
+        known: ids of further relevant passages that the labels name, in documents of other splits: nothing to learn from, and no
+            negatives either.
     """
 
     id: str
@@ -81,6 +85,7 @@ class Example:
     task: str = ""
     provenance: str = ""
     pair_id: str = ""
+    known: list[str] = field(default_factory=list)
 
 
 def write_corpus(passages: Iterable[Passage], path: Path) -> int:
@@ -121,11 +126,25 @@ def _check_unique(ids: Sequence[str], path: Path) -> None:
 
 def write_table(rows: Sequence[object], schema: pa.Schema, path: Path) -> int:
     """Write objects whose attributes are the schema's columns, texts or lists of texts; returns the number of rows."""
-    columns = {name: [getattr(row, name) for row in rows] for name in schema.names}
-    arrays = [_lists(columns[f.name]) if pa.types.is_list(f.type) else _texts(columns[f.name]) for f in schema]
     path.parent.mkdir(parents=True, exist_ok=True)
-    pq.write_table(pa.Table.from_arrays(arrays, schema=schema), path, compression="zstd")
+    with pq.ParquetWriter(path, schema, compression="zstd") as writer:
+        for group in _groups(rows, schema.names):
+            columns = {name: [getattr(row, name) for row in group] for name in schema.names}
+            arrays = [_lists(columns[f.name]) if pa.types.is_list(f.type) else _texts(columns[f.name]) for f in schema]
+            writer.write_table(pa.Table.from_arrays(arrays, schema=schema))
     return len(rows)
+
+
+def _groups(rows: Sequence[object], names: Sequence[str]) -> Iterator[Sequence[object]]:
+    """Rows cut into row groups, at least one, so that memory and the size of a column do not grow with the table."""
+    start = chars = 0
+    for end, row in enumerate(rows):
+        size = sum(len(value) if isinstance(value := getattr(row, name), str) else sum(map(len, value)) for name in names)
+        if end > start and (end - start == _GROUP_ROWS or chars + size > _GROUP_CHARS):
+            yield rows[start:end]
+            start, chars = end, 0
+        chars += size
+    yield rows[start:]
 
 
 # Neither pa.array nor pq.read_table: they import pandas, which costs each of a run's many short processes half a second.

@@ -1,6 +1,6 @@
 """Which split an example falls into: by document, and the same for a document in every task."""
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
@@ -37,7 +37,7 @@ def document_splits(documents: Iterable[str], seed: int, collect: CollectConfig)
 
 
 def assign(
-    examples: Iterable[Example], sources: Mapping[str, str], splits_of: Mapping[str, str], sizes: Mapping[str, int | None], seed: int
+    examples: Sequence[Example], sources: Mapping[str, str], splits_of: Mapping[str, str], sizes: Mapping[str, int | None], seed: int
 ) -> tuple[dict[str, list[Example]], Counter[str]]:
     """Split examples by the document of their first positive.
 
@@ -50,7 +50,8 @@ def assign(
 
     Returns:
         Examples per split, in their given order, and the number left out by reason. No document holds positives of
-        two splits: where queries of several splits share one, those of the less protected split lose that positive.
+        two splits: where queries of several splits share one, those of the less protected split lose that positive. What the
+        labels say about a question elsewhere, lost or not, stays known.
     """
     splits: dict[str, list[Example]] = {split: [] for split in SPLITS}
     for example in examples:
@@ -60,10 +61,16 @@ def assign(
     for split in _PRECEDENCE:
         kept = _without_foreign(splits[split], split, owner, sources)
         dropped[f"{split}: documents belong to another split"] = len(splits[split]) - len(kept)
+        ids = {example.id for example in kept}
+        given = sum(len(example.positives) for example in splits[split] if example.id in ids)
+        dropped[f"{split}: positives belong to another split"] = given - sum(len(example.positives) for example in kept)
         splits[split] = _sample(kept, sizes[split], seed)
         dropped[f"{split}: more than asked for"] = len(kept) - len(splits[split])
         owner |= {sources[positive]: split for example in splits[split] for positive in example.positives}
-    return splits, +dropped
+    relevant: defaultdict[tuple[str, str], dict[str, None]] = defaultdict(dict)
+    for example in examples:
+        relevant[example.instruction, example.query] |= dict.fromkeys(example.positives)
+    return {split: [_with_known(e, relevant[e.instruction, e.query]) for e in kept] for split, kept in splits.items()}, +dropped
 
 
 def trainable(passages: Iterable[Passage], heldout: Iterable[Example], seed: int, collect: CollectConfig) -> list[Passage]:
@@ -83,6 +90,11 @@ def _without_foreign(examples: Sequence[Example], split: str, owner: Mapping[str
         elif positives:
             kept.append(replace(example, positives=positives))
     return kept
+
+
+def _with_known(example: Example, relevant: Iterable[str]) -> Example:
+    known = [passage for passage in relevant if passage not in example.positives]
+    return replace(example, known=known) if known else example
 
 
 def _sample(examples: Sequence[Example], size: int | None, seed: int) -> list[Example]:

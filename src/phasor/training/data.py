@@ -266,13 +266,17 @@ class _PassageIndex:
             self.tasks.append(task)
         return found
 
+    def find(self, task: int, passage: Passage) -> int | None:
+        """Number of a passage that has one."""
+        return self._numbers.get((task, render_passage(passage)))
+
 
 def _rows(task: int, data: TaskData, index: _PassageIndex) -> list[_Row]:
     """Examples by numbers. The same question asked twice shares what is known to answer it."""
     numbered = []
     known: dict[tuple[str, str], set[int]] = {}
     for example in data.examples:
-        missing = next((p for p in (*example.positives, *example.negatives) if p not in data.passages), None)
+        missing = next((p for p in (*example.positives, *example.negatives, *example.known) if p not in data.passages), None)
         if missing is not None:
             raise DataError(
                 f"task {example.task!r}: example {example.id!r} names passage {missing!r}, which its corpus does not hold. "
@@ -284,6 +288,8 @@ def _rows(task: int, data: TaskData, index: _PassageIndex) -> list[_Row]:
     rows = []
     for example, positives, negatives in numbered:
         relevant = known[example.instruction, example.query]
+        # Those that no example of the task names stand in no batch, and get no number.
+        relevant.update(n for p in example.known if (n := index.find(task, data.passages[p])) is not None)
         kept = [n for n in dict.fromkeys(negatives) if n not in relevant]
         rows.append(_Row(task, np.array(positives, np.int64), np.array(kept, np.int64), np.array(sorted(relevant), np.int64)))
     return rows
