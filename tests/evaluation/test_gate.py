@@ -6,7 +6,7 @@ import pytest
 from phasor.config.evaluation import GateConfig
 from phasor.errors import ArtifactError, GateFailed
 from phasor.evaluation.bootstrap import Score
-from phasor.evaluation.gate import enforce, judge
+from phasor.evaluation.gate import enforce, in_words, judge
 from phasor.evaluation.scores import Contamination, GateVerdict, ModelScores, Scores
 
 
@@ -40,6 +40,20 @@ def test_a_drop_within_the_margin_passes(tmp_path: Path) -> None:
     verdict = judge(_baseline(tmp_path, code=0.5), tmp_path, "embed", _final(code=0.481))
     assert verdict.passed
     enforce(verdict, "embed")
+
+
+def test_a_task_that_is_gone_turns_the_verdict_red_and_is_named(tmp_path: Path) -> None:
+    verdict = judge(_baseline(tmp_path, code=0.5, tool=0.5), tmp_path, "embed", _final(code=0.9, tools=0.9))
+    assert not verdict.passed and {task: t.passed for task, t in verdict.tasks.items()} == {"code": True, "tool": False}
+    assert in_words(verdict).endswith("tool 50.0 to nothing, as this run has no such task")
+    with pytest.raises(GateFailed, match=r"tool 50\.0 to nothing"):
+        enforce(verdict, "embed")
+
+
+def test_a_baseline_without_scores_of_the_final_model_is_none(tmp_path: Path) -> None:
+    config = _baseline(tmp_path)
+    with pytest.raises(ArtifactError, match="old.json scores no final embed model on any task. Name the report.json"):
+        judge(config, tmp_path, "embed", _final(code=0.9))
 
 
 @pytest.mark.parametrize(("text", "words"), [(None, "does not exist"), ("{}", "has no scores of the embed"), ("[", "is not a report.json")])

@@ -16,24 +16,23 @@ from phasor.evaluation.scores import GateTask, GateVerdict, ModelScores, Scores
 def judge(config: GateConfig, root: Path, role: Role, final: ModelScores) -> GateVerdict:
     """Compare the final model with the baseline report, task by task.
 
-    A task that the baseline does not know is new and cannot fall. Without a baseline the gate passes.
+    A task that the baseline does not know is new and cannot fall; one that only the baseline knows has fallen. Without a
+    baseline the gate passes.
 
     Raises:
         ArtifactError: the baseline is missing or is not a report.
     """
     if config.baseline is None:
         return GateVerdict(baseline=None, max_drop=config.max_drop, passed=True, tasks={})
-    before = read_baseline(config, root, role)
     tasks = {}
-    for task in final.tasks:
-        old, new = before.get(task), final.value(task)
-        if old is not None and new is not None:
-            tasks[task] = GateTask(baseline=old, current=new, passed=new >= old - config.max_drop)
+    for task, old in read_baseline(config, root, role).items():
+        new = final.value(task)
+        tasks[task] = GateTask(baseline=old, current=new, passed=new is not None and new >= old - config.max_drop)
     return GateVerdict(baseline=config.baseline, max_drop=config.max_drop, passed=all(t.passed for t in tasks.values()), tasks=tasks)
 
 
 def enforce(verdict: GateVerdict, role: Role) -> None:
-    """Raise GateFailed with every task that fell too far."""
+    """Raise GateFailed with every task that fell too far or is gone."""
     if verdict.passed:
         return
     raise GateFailed(
@@ -52,10 +51,14 @@ def in_words(verdict: GateVerdict) -> str:
 
 
 def _fallen(verdict: GateVerdict) -> str:
-    return ", ".join(f"{task} {100 * t.baseline:.1f} to {100 * t.current:.1f}" for task, t in verdict.tasks.items() if not t.passed)
+    return ", ".join(f"{task} {100 * t.baseline:.1f} to {_now(t)}" for task, t in verdict.tasks.items() if not t.passed)
 
 
-def read_baseline(config: GateConfig, root: Path, role: Role) -> Mapping[str, float | None]:
+def _now(task: GateTask) -> str:
+    return "nothing, as this run has no such task" if task.current is None else f"{100 * task.current:.1f}"
+
+
+def read_baseline(config: GateConfig, root: Path, role: Role) -> Mapping[str, float]:
     """Task to nDCG@10 of the last accepted final model; empty without a baseline. Raises ArtifactError as `judge` does."""
     if config.baseline is None:
         return {}
@@ -73,4 +76,7 @@ def read_baseline(config: GateConfig, root: Path, role: Role) -> Mapping[str, fl
     except (OSError, ValueError, TypeError) as error:
         raise ArtifactError(f"{where} is not a report.json of this version ({error}). {remedy}") from None
     final = scores.model("enhanced")
-    return {task: final.value(task) for task in final.tasks} if final else {}
+    found = {task: final.value(task) for task in final.tasks} if final else {}
+    if not found:
+        raise ArtifactError(f"{where} scores no final {role} model on any task. {remedy}")
+    return {task: value for task, value in found.items() if value is not None}

@@ -70,7 +70,7 @@ class GateTask(Record):
     """One task of the gate: nDCG@10 of the final model before and now."""
 
     baseline: float
-    current: float
+    current: float | None = Field(description="None: this run has no such task, which is red.")
     passed: bool
 
 

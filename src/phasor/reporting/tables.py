@@ -89,7 +89,9 @@ def gate_table(scores: Scores) -> Grid | None:
     """The gate, task by task."""
     gate = scores.gate
     rows = [
-        [Cell(task), Cell(percent(t.baseline)), Cell(percent(t.current)), Cell("pass" if t.passed else "miss")]
+        [Cell(text) for text in (
+            task, percent(t.baseline), "none" if t.current is None else percent(t.current), "pass" if t.passed else "miss",
+        )]
         for task, t in gate.tasks.items()
     ]
     caption = f"{ROLE_TITLES[scores.role]}: gate against {gate.baseline}; no task may lose more than {percent(gate.max_drop)}."
