@@ -1,5 +1,6 @@
 """FAISS types and Qdrant in its in-process mode: recall against exact search, and filters that hold."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ from tests.serving import world
 from phasor.config.indexing import FaissKind, IndexConfig
 from phasor.data.records import Passage
 from phasor.errors import ArtifactError, DataError, StorageError
+from phasor.indexing import memory
 from phasor.indexing.backend import VectorBackend
 from phasor.indexing.build import update_index
 from phasor.indexing.documents import Document, Documents, DocumentWriter, to_table
@@ -125,17 +127,38 @@ def test_a_hostile_file_is_an_error_and_not_a_crash(vectors: np.ndarray, documen
         FaissBackend(path, stored, documents, DIMS)
 
 
+@pytest.fixture
+def group(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Write files of a folder that stands for the control group of this process."""
+    folder = tmp_path / "group"
+    folder.mkdir()
+    monkeypatch.setattr("phasor.indexing.memory._GROUPS", tuple((folder, *names) for _, *names in memory._GROUPS))
+
+    def write(**files: str) -> None:
+        for name, text in files.items():
+            (folder / name).write_text(text + "\n")
+
+    return write
+
+
+@pytest.mark.parametrize(("names", "prefix"), [
+    (("memory.max", "memory.current"), ""), (("memory.limit_in_bytes", "memory.usage_in_bytes"), "total_"),
+])
+def test_pages_of_files_are_not_used_up(group: Callable[..., None], names: tuple[str, str], prefix: str) -> None:
+    counts = {"anon": 600, f"{prefix}inactive_file": 1000, f"{prefix}active_file": 300, "x_active_file": 7, f"{prefix}shmem": 100}
+    group(**dict.fromkeys(names, "2000"), **{"memory.stat": "\n".join(f"{name} {count}" for name, count in counts.items())})
+    assert available_bytes() == 1300
+
+
 def test_an_index_that_does_not_fit_into_memory_is_refused_before_it_is_read(
-    vectors: np.ndarray, documents: Documents, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    vectors: np.ndarray, documents: Documents, group: Callable[..., None], tmp_path: Path
 ) -> None:
     stored = build_faiss(vectors, "flat", tmp_path / "index.faiss")
-    (tmp_path / "limit").write_text("3000000\n")
-    (tmp_path / "used").write_text("2000000\n")
-    monkeypatch.setattr("phasor.indexing.memory._GROUPS", ((tmp_path / "limit", tmp_path / "used"),))
+    group(**{"memory.max": "3000000", "memory.current": "2000000", "memory.stat": "anon 2000000"})
     assert available_bytes() == 1_000_000
     with pytest.raises(ArtifactError, match="but 0.00 GiB of memory are left.*Raise the memory limit"):
         FaissBackend(tmp_path / "index.faiss", stored, documents, DIMS)
-    (tmp_path / "limit").write_text("max\n")
+    group(**{"memory.max": "max"})
     assert available_bytes() > 1_000_000
     assert FaissBackend(tmp_path / "index.faiss", stored, documents, DIMS).search(vectors[3], 1, {}).rows[0] == 3
 
