@@ -89,6 +89,19 @@ def test_profiles_and_manifests_name_the_same_store_and_queue(path: Path) -> Non
         assert named("gpu", "LocalQueue", profile.queue)
 
 
+def test_the_queue_knows_every_resource_that_a_pod_asks_for() -> None:
+    """Kueue never admits a pod with a request, or a limit that stands for one, for anything else."""
+    (group,) = named("gpu", "ClusterQueue", "phasor")["spec"]["resourceGroups"]
+    (flavor,) = group["flavors"]
+    assert [entry["name"] for entry in flavor["resources"]] == group["coveredResources"]
+    limits = named("gpu", "LimitRange", "disk")["spec"]["limits"]
+    asked = {name for limit in limits for name in (*limit["defaultRequest"], *limit["default"])}
+    compiled = next(yaml.safe_load_all((ROOT / "pipelines" / "compiled" / "gpu-kueue.yaml").read_text()))
+    resources = [executor["container"]["resources"] for executor in compiled["deploymentSpec"]["executors"].values()]
+    asked |= {"cpu", "memory"} | {found["accelerator"]["resourceType"] for found in resources if "accelerator" in found}
+    assert "nvidia.com/gpu" in asked and asked <= set(group["coveredResources"])
+
+
 def test_argo_needs_no_store_of_its_own() -> None:
     config = named("kind", "ConfigMap", "artifact-repositories")
     chosen = config["metadata"]["annotations"]["workflows.argoproj.io/default-artifact-repository"]
