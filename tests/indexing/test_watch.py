@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 from minio import Minio
@@ -21,8 +22,8 @@ from phasor.artifacts import sha256_file, write_text
 from phasor.config.indexing import IndexConfig
 from phasor.errors import ArtifactError, PhasorError, StorageError
 from phasor.indexing.build import update_index
-from phasor.indexing.layout import read_pointer
-from phasor.indexing.loaded import LoadedIndex
+from phasor.indexing.layout import Pointer, read_pointer
+from phasor.indexing.loaded import LoadedIndex, open_index
 from phasor.indexing.watch import IndexSource, watch_index
 from phasor.serving.bundle import Bundle, open_bundle
 from phasor.serving.fetch import fetch_bundle
@@ -97,9 +98,14 @@ def test_a_new_version_is_taken_and_a_bad_one_is_refused_once(build: Build, bund
         assert "index.faiss does not match index.json" in watching.refused[0]
         write_text("{", root / "current.json")
         watching.until(2, 2)
+        (root / "current.json").unlink()
+        (root / "current.json").mkdir()  # what cannot be read at all is no end of watching either
+        watching.until(2, 3)
+        assert "the index cannot be read: [Errno 21] Is a directory" in watching.refused[2]
+        (root / "current.json").rmdir()
         write_text(good, root / "current.json")
         update_index(bundle, root, None, ["d2"], IndexConfig())
-        watching.until(3, 2)
+        watching.until(3, 3)
         assert [index.info.count for index in watching.taken] == [60, 59, 58]
     finally:
         watching.stop()
@@ -131,6 +137,67 @@ def test_an_index_comes_from_an_object_store(build: Build, bundle: Bundle, tmp_p
         watching.stop()
 
 
+class Counted(IndexSource):
+    """Counts looks at the pointer, and versions that were tried."""
+
+    looks = tries = 0
+
+    def latest(self) -> Pointer:
+        self.looks += 1
+        return super().latest()
+
+    def bring(self, pointer: Pointer) -> None:
+        self.tries += 1
+        super().bring(pointer)
+
+
+def test_a_refused_version_is_tried_ever_more_rarely_until_it_is_mended(build: Build, bundle: Bundle, tmp_path: Path) -> None:
+    build()
+    root = tmp_path / "index"
+    path = root / "versions" / read_pointer(root).version / "index.faiss"
+    good = path.read_bytes()
+    path.write_bytes(b"damaged")
+    source = Counted(str(root), None)
+    watching = Watching(source, bundle)
+    try:
+        until(lambda: source.looks > 20, "looks at the pointer", 30)
+        assert 2 <= source.tries <= 6 and len(watching.refused) == 1
+        path.write_bytes(good)
+        watching.until(1, 1)
+        assert source.tries <= 7
+    finally:
+        watching.stop()
+
+
+@pytest.mark.parametrize("fault", [RuntimeError("no memory"), MemoryError("no memory"), KeyError("defect")], ids=repr)
+def test_whatever_goes_wrong_with_a_version_watching_goes_on(
+    build: Build, bundle: Bundle, tmp_path: Path, fault: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    build()
+    with monkeypatch.context() as patch:
+        patch.setattr("phasor.indexing.watch.open_index", Mock(side_effect=fault))
+        watching = Watching(IndexSource(str(tmp_path / "index"), None), bundle)
+        try:
+            watching.until(0, 1)
+            assert "the index cannot be read: " in watching.refused[0]
+            patch.undo()
+            watching.until(1, 1)
+        finally:
+            watching.stop()
+
+
+def test_a_damaged_copy_is_fetched_again(build: Build, bundle: Bundle, tmp_path: Path, s3: Minio) -> None:
+    build()
+    upload(s3, tmp_path / "index", "again")
+    source = IndexSource("s3://models/again", tmp_path / "cache")
+    pointer = source.latest()
+    source.bring(pointer)
+    for name in ("index.json", "documents.arrow"):
+        (tmp_path / "cache" / "versions" / pointer.version / name).write_bytes(b"damaged")
+    source.bring(pointer)
+    assert open_index(source.root, pointer, bundle).info.count == 60
+
+
 def test_a_place_without_an_index_is_one_message(tmp_path: Path, s3: Minio) -> None:
     with pytest.raises(PhasorError, match="s3://models/nothing/current.json is missing. Upload an index folder there"):
         IndexSource("s3://models/nothing", tmp_path / "cache").latest()
@@ -143,6 +210,9 @@ def test_a_bundle_is_fetched_whole_and_checked(bundle: Bundle, tmp_path: Path, s
     before = (tmp_path / "bundle").stat().st_ino
     fetch_bundle("s3://models/b1", tmp_path / "bundle", None)
     assert (tmp_path / "bundle").stat().st_ino == before  # it was there already
+    (tmp_path / "bundle" / "embed" / "model.safetensors").write_bytes(b"a disk's damage")
+    fetch_bundle("s3://models/b1", tmp_path / "bundle", None)
+    assert open_bundle(tmp_path / "bundle").digest == bundle.digest
 
 
 @pytest.mark.slow

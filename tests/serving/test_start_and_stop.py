@@ -1,22 +1,30 @@
 """What is refused at the start, in one message, and how a server goes down."""
 
+import asyncio
 import json
 import shutil
 import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from unittest.mock import Mock
 
 import httpx
 import numpy as np
 import pytest
+import torch
 from tests.packaging.conftest import seal
 from tests.serving import world
 from tests.waiting import until
 
 from phasor.artifacts import write_json
 from phasor.cli import main
+from phasor.config.serving import BuiltinEngineConfig, LimitsConfig
+from phasor.models.network import Network
 from phasor.packaging.golden import decode_vector, encode_vector, read_golden
+from phasor.serving.builtin import load_network, open_builtin
+from phasor.serving.bundle import Bundle, open_bundle
+from phasor.serving.rendering import Renderer
 
 
 def flip(bundle: Path) -> None:
@@ -90,6 +98,7 @@ def test_a_bad_bundle_is_refused_with_one_message(
     (["--config", "nowhere.yaml"], "nowhere.yaml cannot be read"),
     (["--set", "engine={kind: vllm, embed_url: 'http://127.0.0.1:1'}"], "engine.rerank_url is not set"),
     (["--index", "nowhere"], "nowhere/current.json is missing"),
+    (["--set", "limits.max_tokens=64", "--set", "limits.max_queue_tokens=64"], "limits.max_queue_tokens 64 is less than the"),
 ])
 def test_a_wrong_setting_is_refused_with_one_message(
     bundle: Path, arguments: list[str], words: str, capsys: pytest.CaptureFixture[str]
@@ -101,6 +110,50 @@ def test_an_index_of_another_model_is_refused(index: Path, tmp_path: Path, capsy
     other = world.make_bundle(tmp_path, scale=1.1)
     told = refusal(capsys, str(other), "--index", str(index), "--set", "engine.precision=float32")
     assert "the index was made with another embedder" in told
+
+
+def test_an_index_that_cannot_be_read_is_refused(bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "current.json").mkdir()
+    told = refusal(capsys, str(bundle), "--index", str(tmp_path), "--set", "engine.precision=float32")
+    assert "the index cannot be read: [Errno 21] Is a directory" in told
+
+
+def no_room(bundle: Bundle, role: str, precision: str) -> Network:
+    raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nmore of it")
+
+
+def test_models_for_which_there_is_no_memory_are_one_message(
+    bundle: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("phasor.serving.builtin.load_network", no_room)
+    told = refusal(capsys, str(bundle))
+    assert "float32: CUDA out of memory. Tried to allocate 2.00 GiB.; bfloat16: CUDA out of memory" in told and "more of it" not in told
+
+
+def test_a_precision_for_which_there_is_no_memory_leaves_the_others(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def loaded(opened: Bundle, role: str, precision: str) -> Network:
+        return load_network(opened, role, precision) if precision == "float32" else no_room(opened, role, precision)  # type: ignore[arg-type]
+
+    monkeypatch.setattr("phasor.serving.builtin.load_network", loaded)
+    opened = open_bundle(bundle)
+
+    async def name() -> str:
+        golden = read_golden(bundle)
+        engine, _ = await open_builtin(opened, Renderer(opened), golden, BuiltinEngineConfig(), LimitsConfig(), lambda ran: None)
+        await engine.close()
+        return engine.name
+
+    assert asyncio.run(name()) == "builtin-float32"
+
+
+def test_a_defect_while_loading_ends_the_server_with_its_traceback(
+    bundle: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Instead of loading for ever."""
+    monkeypatch.setattr("phasor.serving.builtin.load_network", Mock(side_effect=KeyError("a defect")))
+    assert main(["serve", str(bundle), "--set", "port=0"]) == 1
+    told = capsys.readouterr().err
+    assert "KeyError: 'a defect'" in told and "this is a defect of Phasor" in told
 
 
 def test_bfloat16_weights_are_served_as_faithfully_as_the_bundle_asks(tmp_path: Path) -> None:

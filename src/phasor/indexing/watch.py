@@ -6,8 +6,9 @@ import shutil
 from collections.abc import Callable, Collection
 from pathlib import Path
 
-from phasor.errors import PhasorError
-from phasor.indexing.layout import DOCUMENTS, FAISS, INFO, POINTER, VERSIONS, Pointer, read_info, read_pointer, version_folder
+from phasor.artifacts import sha256_file
+from phasor.errors import PhasorError, first_line
+from phasor.indexing.layout import INFO, POINTER, SERVED, VERSIONS, Pointer, read_info, read_pointer, version_folder
 from phasor.indexing.loaded import LoadedIndex, open_index
 from phasor.serving.bundle import Bundle
 from phasor.settings import store_settings
@@ -16,6 +17,8 @@ from phasor.storage.store import Place, Store
 log = logging.getLogger(__name__)
 
 REMOTE = "s3://"
+_MOST_LOOKS = 64
+"""At the pointer, between two tries of a version that was refused."""
 
 
 class IndexSource:
@@ -33,31 +36,39 @@ class IndexSource:
         self.root = cache if cache is not None and self._remote else Path(location)
 
     def latest(self) -> Pointer:
-        """The pointer as it is now; everything that it means is in `root` afterwards, each file with its right sha256.
+        """The pointer as it is now.
 
         Raises:
-            PhasorError: the store does not answer, or something is missing or damaged.
+            PhasorError: the store does not answer, or the pointer is missing or damaged.
+        """
+        if self._remote is not None and self._store is not None:
+            self.root.mkdir(parents=True, exist_ok=True)
+            (self.root / POINTER).write_bytes(self._read(self._store, self._remote, POINTER))
+        return read_pointer(self.root)
+
+    def bring(self, pointer: Pointer) -> None:
+        """See that everything that a pointer means is in `root`; what comes from a store, each file with its right sha256.
+
+        Raises:
+            PhasorError: the store does not answer, or something is damaged.
+            FileNotFoundError: something is missing.
         """
         if self._remote is None or self._store is None:
-            return read_pointer(self.root)
-        self.root.mkdir(parents=True, exist_ok=True)
-        (self.root / POINTER).write_bytes(self._read(self._store, self._remote, POINTER))
-        pointer = read_pointer(self.root)
+            return
         folder = version_folder(self.root, pointer)
         base = f"versions/{pointer.version}"
-        if not (folder / INFO).is_file():
+        if not _is(folder / INFO, pointer.sha256):
             self._store.download(self._remote, f"{base}/{INFO}", folder / INFO, pointer.sha256, "sha256")
         for name, digest in read_info(folder, pointer.sha256).files.items():
-            if name in (DOCUMENTS, FAISS) and not (folder / name).is_file():
+            if name in SERVED and not _is(folder / name, digest):
                 self._store.download(self._remote, f"{base}/{name}", folder / name, digest, "sha256")
-        return pointer
 
     def forget(self, kept: Collection[str]) -> None:
         """Delete the copies of versions other than these: a volume that holds every version ever served fills up."""
         if self._remote is not None:
             for folder in (self.root / VERSIONS).iterdir():
                 if folder.name not in kept:
-                    shutil.rmtree(folder)
+                    shutil.rmtree(folder, ignore_errors=True)  # else with the next one
 
     @staticmethod
     def _read(store: Store, place: Place, name: str) -> bytes:
@@ -73,6 +84,9 @@ async def watch_index(
 ) -> None:
     """Look at the pointer for ever; hand over every new version that is good, report every one that is not, once.
 
+    A version that cannot be used may be mended in its place, so it is tried again, but ever more rarely: it may take gigabytes of
+    downloading and hashing to see that it was not.
+
     Args:
         source: where versions come from.
         bundle: that searches them.
@@ -81,18 +95,42 @@ async def watch_index(
         take: gets a loaded index.
         refuse: gets what is wrong with a version.
     """
-    last: Pointer | None = None
-    told = ""
+    used: Pointer | None = None
+    refused: Pointer | None = None
+    told, pause, looks = "", 1, 0
     while True:
+        pointer = None
         try:
             pointer = await asyncio.to_thread(source.latest)
-            if pointer != last:
+            looks = looks - 1 if pointer == refused else 0
+            if pointer != used and looks <= 0:
+                await asyncio.to_thread(source.bring, pointer)
                 take(await asyncio.to_thread(open_index, source.root, pointer, bundle, qdrant_url))
-                source.forget({pointer.version, last.version if last else pointer.version})  # the one before may come back
-                last, told = pointer, ""
-        except (PhasorError, FileNotFoundError) as error:
-            problem = error if isinstance(error, PhasorError) else PhasorError(f"{error} is missing. Upload the index again.")
+                used, before = pointer, used
+                source.forget({pointer.version, before.version if before else pointer.version})  # the one before may come back
+            if pointer == used:
+                refused, told = None, ""
+        except Exception as error:
+            if pointer is not None:
+                pause = min(2 * pause, _MOST_LOOKS) if pointer == refused else 1
+                refused, looks = pointer, pause
+            problem = _refusal(error)
             if str(problem) != told:
+                if problem is not error:
+                    log.exception("serve.index")
                 told = str(problem)
                 refuse(problem)
         await asyncio.sleep(poll_s)
+
+
+def _is(path: Path, digest: str) -> bool:
+    """Whether a copy is there and whole: one that a disk damaged is fetched again."""
+    return path.is_file() and sha256_file(path) == digest
+
+
+def _refusal(error: Exception) -> PhasorError:
+    if isinstance(error, PhasorError):
+        return error
+    if isinstance(error, FileNotFoundError):
+        return PhasorError(f"{error} is missing. Upload the index again.")
+    return PhasorError(f"the index cannot be read: {first_line(error)}. See to its folder and its rights, or upload it again.")

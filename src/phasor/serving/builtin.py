@@ -25,7 +25,7 @@ from phasor.packaging.export import cast_weights
 from phasor.packaging.golden import Golden
 from phasor.serving.batching import Apply, Ran, Scheduler
 from phasor.serving.bundle import Bundle
-from phasor.serving.engine import EngineError, Lane, Pairs
+from phasor.serving.engine import EngineError, Lane, OverloadedError, Pairs
 from phasor.serving.golden import Proof, prove
 from phasor.serving.rendering import Renderer
 
@@ -102,20 +102,30 @@ async def open_builtin(
     """Load the models; under `auto` in every precision that makes sense here, of which the fastest faithful one stays.
 
     Raises:
-        ModelError: in no precision are the golden answers reproduced.
+        ModelError: in no precision are the golden answers reproduced, or they do not fit into the queue.
     """
-    best: tuple[BuiltinEngine, Proof, float] | None = None
-    seen = []
-    for precision in _candidates(config):
+
+    async def attempt(precision: Precision) -> tuple[BuiltinEngine, Proof, float]:
         engine = await asyncio.to_thread(BuiltinEngine, bundle, precision, config, limits, observe)
         try:
             proof = await prove(engine, renderer, golden)
             started = time.monotonic()
             await prove(engine, renderer, golden)
-            seconds = time.monotonic() - started
-        except EngineError as fault:
-            seen.append(f"{precision}: {fault}")
+            return engine, proof, time.monotonic() - started
+        except (EngineError, OverloadedError):
             await engine.close()
+            raise
+
+    best: tuple[BuiltinEngine, Proof, float] | None = None
+    seen = []
+    for precision in _candidates(config):
+        try:
+            engine, proof, seconds = await attempt(precision)
+        except OverloadedError:  # nobody else asks yet
+            told = f"limits.max_queue_tokens {limits.max_queue_tokens} is less than the bundle's golden answers need. Raise it."
+            raise ModelError(told) from None
+        except (EngineError, RuntimeError, MemoryError) as fault:  # torch tells a lack of memory or of instructions as RuntimeError
+            seen.append(f"{precision}: {first_line(fault)}")
             continue
         seen.append(f"{precision}: {proof}")
         log.info("serve.precision name=%s faithful=%s seconds=%.4f", precision, proof.holds, seconds)
@@ -128,7 +138,7 @@ async def open_builtin(
     if best is None:
         raise ModelError(
             f"{bundle.folder}: the models do not reproduce the bundle's golden answers ({'; '.join(seen)}). "
-            "Fetch the bundle again, set engine.precision to float32, or package the bundle anew."
+            "Fetch the bundle again, set engine.precision to float32, package the bundle anew, or give more memory if that is what lacks."
         )
     return best[0], best[1]
 

@@ -1,5 +1,6 @@
 """A bundle from an object store: its manifest first, then each file that it lists, checked before anything parses it."""
 
+import logging
 import shutil
 from pathlib import Path
 
@@ -9,9 +10,11 @@ from phasor.packaging.verification import ALLOWED, verify_bundle
 from phasor.settings import store_settings
 from phasor.storage.store import Place, Store
 
+log = logging.getLogger(__name__)
+
 
 def fetch_bundle(location: str, target: Path, sha256: str | None) -> None:
-    """Bring a bundle into a folder, whole or not at all; a folder that holds it already stays.
+    """Bring a bundle into a folder, whole or not at all; a folder that holds it already, undamaged, stays.
 
     Args:
         location: s3://BUCKET/PREFIX.
@@ -29,8 +32,7 @@ def fetch_bundle(location: str, target: Path, sha256: str | None) -> None:
     try:
         manifest = store.read(place, MANIFEST, sha256, "sha256")
         (aside / MANIFEST).write_bytes(manifest)
-        if (target / MANIFEST).is_file() and (target / MANIFEST).read_bytes() == manifest:
-            verify_bundle(target)
+        if _holds(target, manifest):
             shutil.rmtree(aside)
             return
         files = read_manifest(aside).files
@@ -42,3 +44,14 @@ def fetch_bundle(location: str, target: Path, sha256: str | None) -> None:
         raise ArtifactError(f"{location} is no whole bundle: {error}: not there. Upload the bundle again.") from None
     verify_bundle(aside)
     publish(aside, target)
+
+
+def _holds(target: Path, manifest: bytes) -> bool:
+    if not (target / MANIFEST).is_file() or (target / MANIFEST).read_bytes() != manifest:
+        return False
+    try:
+        verify_bundle(target)
+    except ArtifactError as error:
+        log.warning("fetch.again: %s", error)
+        return False
+    return True

@@ -69,7 +69,7 @@ class Server(uvicorn.Server):
     """Listens at once, so that probes can be answered, and loads meanwhile.
 
     Attributes:
-        problem: why it stopped by itself, if it did.
+        problem: why it stopped by itself, if it did: mostly a PhasorError.
     """
 
     def __init__(self, gateway: Gateway, keys: KeyRing | None, index: IndexSource | None) -> None:
@@ -82,7 +82,7 @@ class Server(uvicorn.Server):
             server_header=False, date_header=False, timeout_graceful_shutdown=int(config.shutdown_s), timeout_keep_alive=_KEEP_ALIVE_S,
         ))
 
-    problem: PhasorError | None
+    problem: BaseException | None
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """First signal: not ready any more, but answering; after `drain_s`, or at a second signal, stop."""
@@ -110,21 +110,18 @@ class Server(uvicorn.Server):
     @contextlib.asynccontextmanager
     async def _background(self) -> AsyncIterator[None]:
         task = asyncio.create_task(self._prepare())
+        task.add_done_callback(self._prepared)
         try:
             yield
         finally:
             task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await task
+            await asyncio.wait({task})
             if self.gateway.engine is not None:
                 await self.gateway.engine.close()
 
     async def _prepare(self) -> None:
-        try:
-            engine, proof = await open_engine(self.gateway, self._golden)
-        except PhasorError as error:
-            self._give_up(error)
-            return
+        """Load, and then watch the index for ever. Raises whatever stands in the way."""
+        engine, proof = await open_engine(self.gateway, self._golden)
         bundle = self.gateway.bundle
         self.gateway.engine = engine
         self.gateway.metrics.proved(proof, bundle.recipe.name, bundle.digest, engine.name)
@@ -135,6 +132,11 @@ class Server(uvicorn.Server):
         if self._index is not None:
             search = self.gateway.config.search
             await watch_index(self._index, bundle, search.poll_s, search.qdrant_url, self._take, self._refuse)
+
+    def _prepared(self, task: "asyncio.Task[None]") -> None:
+        # Whatever ended it: a server that will never be ready, or never sees another index, must not stay.
+        if not task.cancelled() and (problem := task.exception()) is not None:
+            self._give_up(problem)
 
     def _take(self, index: LoadedIndex) -> None:
         # The old one is not closed: searches under way still use it, and it goes when the last of them does.
@@ -152,7 +154,7 @@ class Server(uvicorn.Server):
         else:
             log.error("serve.index kept=%s: %s", self.gateway.index.version, problem)
 
-    def _give_up(self, problem: PhasorError) -> None:
+    def _give_up(self, problem: BaseException) -> None:
         self.problem = problem
         self._stop()
 
