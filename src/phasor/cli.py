@@ -74,11 +74,7 @@ def _positive(text: str) -> int:
 
 
 def _add_run_options(command: argparse.ArgumentParser) -> None:
-    command.add_argument("--recipe", type=Path, default=Path("params.yaml"), help="recipe file (default: params.yaml)")
-    command.add_argument(
-        "--set", action="append", default=[], metavar="KEY=VALUE", dest="overrides",
-        help="change one setting, for example merge.search_steps=50; repeatable",
-    )
+    cli_kubernetes.add_recipe(command)
     command.add_argument("--work", type=Path, default=Path("work"), help="folder of all inputs and outputs (default: work)")
 
 
@@ -125,14 +121,14 @@ def _results(args: argparse.Namespace) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command. Returns 0, 2 for a mistake the user can mend, 1 for a defect of ours."""
+    """Run the command. Returns 0, the error's `exit_code` (2) for a mistake the user can mend, 1 for a defect of ours."""
     args = build_parser().parse_args(argv)
     try:
         configure_logging()
         args.handler(args)
     except PhasorError as error:
         print(f"phasor {args.command}: {error}", file=sys.stderr)
-        return 2
+        return error.exit_code
     except KeyboardInterrupt:
         print(f"phasor {args.command}: interrupted; run it again to go on.", file=sys.stderr)
         return 130

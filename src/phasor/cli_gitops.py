@@ -93,12 +93,18 @@ def _request(args: argparse.Namespace) -> tuple[Any, Any]:
 
 def _retrain(args: argparse.Namespace) -> None:
     from phasor.gitops.retrain import describe, outcome, retrain
+    from phasor.settings import store_settings
 
     request, server = _request(args)
+    told = bool(store_settings().endpoint)  # before anything is started: a mounted secret may lack its keys
     run_id = retrain(server, request, args.tries, args.watch, say)
-    if run_id and request.told.results:
-        for line in describe(outcome(request, run_id)):
-            say(line)
+    if not run_id or not request.told.results:
+        return
+    if not told:
+        say(f"What it came to is in {request.told.results}; set PHASOR_S3_ENDPOINT and credentials to be told.")
+        return
+    for line in describe(outcome(request, run_id)):
+        say(line)
 
 
 def _promote(args: argparse.Namespace) -> None:

@@ -1,12 +1,18 @@
 """What can go wrong because of a user's input or environment: one family, one message each.
 
 A message says what happened, where, which value was involved and what to do next. The command line prints it
-alone and exits with 2; any other exception is a defect of ours and exits with 1.
+alone and exits with its `exit_code`; any other exception is a defect of ours and exits with 1.
 """
 
 
 class PhasorError(Exception):
-    """Root of every error that a user can mend."""
+    """Root of every error that a user can mend.
+
+    Attributes:
+        exit_code: of the command line.
+    """
+
+    exit_code = 2
 
 
 class RecipeError(PhasorError):

@@ -29,7 +29,7 @@ from .conftest import ROOT, upload
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 KFP_GROUP = "pipelines.kubeflow.org"
 LABELS = {"app.kubernetes.io/name": "ml-pipeline"}
-RUNNING, SUCCEEDED = [("RUNNING", {"fetch": "RUNNING"})], [("SUCCEEDED", {"fetch": "SUCCEEDED"})]
+RUNNING, SUCCEEDED, FAILED = ([(state, {"fetch": state})] for state in ("RUNNING", "SUCCEEDED", "FAILED"))
 
 
 @dataclass(frozen=True)
@@ -180,6 +180,25 @@ def test_two_changes_of_the_data_are_two_jobs_two_runs_and_two_promotions(
     assert made[0] != made[1]
     config_maps = {item["metadata"]["name"] for item in namespace.get("configmap", "-l", "app.kubernetes.io/name=retrain")}
     assert config_maps == {made[1]}
+    namespace.kubectl("delete", "job,configmap", "-l", "app.kubernetes.io/name=retrain")
+
+
+def test_a_job_whose_tries_are_used_up_ends_at_once(
+    namespace: Namespace, images: dict[str, str], kfp: Kfp, project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(ROOT)
+    deployment = make_deployment(tmp_path)
+    note(project.parent / "code.jsonl", "c" * 32)
+    render = ["gitops", "render", str(deployment.request), "--profile", "cpu", "--recipe", str(project), "--image", images["phasor"]]
+    assert main([*render, "--namespace", namespace.name, "--host", f"http://ml-pipeline:{PORT}"]) == 0
+    deployment.push("retrain")
+    kfp.told(FAILED)
+    sync(namespace, deployment, tmp_path / "clone")
+    name = Request.read(deployment.request).job_name
+    namespace.kubectl("wait", "--for=condition=failed", f"job/{name}", "--timeout=180s")
+    (condition,) = [entry for entry in jobs(namespace)[name]["status"]["conditions"] if entry["type"] == "Failed"]
+    assert condition["reason"] == "PodFailurePolicy" and len(pods(namespace, name)) == 1
+    assert "failed 3 times, which is the most for one request" in namespace.logs(f"job-name={name}") and len(kfp.runs()) == 3
     namespace.kubectl("delete", "job,configmap", "-l", "app.kubernetes.io/name=retrain")
 
 

@@ -12,8 +12,9 @@ import yaml
 
 from phasor.cli import build_parser, main
 from phasor.code_rev import code_digest
-from phasor.errors import ArtifactError, RecipeError
+from phasor.errors import ArtifactError, PhasorError, RecipeError
 from phasor.gitops.request import FILES, Request
+from phasor.gitops.retrain import ENDED
 from phasor.pipeline.compile import version_name
 from phasor.recipe import load_recipe
 
@@ -116,7 +117,7 @@ def test_the_job_is_valid_restricted_and_has_one_writer(render: Render, deployme
     token = {"path": "token", "audience": "pipelines.kubeflow.org"}
     assert volumes["token"] == {"projected": {"sources": [{"serviceAccountToken": token}]}}
     assert volumes["request"] == {"configMap": {"name": request.job_name}}
-    assert volumes["store"] == {"secret": {"secretName": "phasor-store"}}
+    assert volumes["store"] == {"secret": {"secretName": "phasor-store", "optional": True}}, "who lacks it is told so by the pod"
     mounts = {mount["name"]: mount["mountPath"] for mount in container["volumeMounts"]}
     assert mounts.keys() == volumes.keys()
     args = build_parser().parse_args(container["args"])
@@ -125,6 +126,18 @@ def test_the_job_is_valid_restricted_and_has_one_writer(render: Render, deployme
     values = {entry["name"]: entry["value"] for entry in container["env"]}
     assert values["PHASOR_S3_SECRET"] == mounts["store"] and not [name for name in values if "KEY" in name]
     assert "ttlSecondsAfterFinished" not in told["spec"], "Git would bring the Job back"
+
+
+def test_the_job_outlasts_a_night_without_the_server_and_ends_at_once_when_no_try_is_left(render: Render, deployment: Deployment) -> None:
+    render()
+    spec = job(deployment)["spec"]
+    pauses = [min(10 * 2**number, 360) for number in range(spec["backoffLimit"])]  # Kubernetes' own
+    assert sum(pauses) > 8 * 3600
+    (rule,) = spec["podFailurePolicy"]["rules"]
+    (container,) = spec["template"]["spec"]["containers"]
+    assert rule["action"] == "FailJob" and spec["template"]["spec"]["restartPolicy"] == "Never"
+    assert rule["onExitCodes"] == {"containerName": container["name"], "operator": "In", "values": [ENDED]}
+    assert ENDED not in (0, 1, PhasorError.exit_code), "what may pass is tried again"
 
 
 @pytest.mark.skipif(shutil.which("kubectl") is None, reason="kubectl is not here")
@@ -147,7 +160,9 @@ def test_manifests_of_the_pipeline_come_along_when_asked_for(render: Render, dep
     assert version["metadata"]["name"] == version_name(request.pipeline) and version["metadata"]["namespace"] == "kubeflow"
     waves = [item["metadata"]["annotations"]["argocd.argoproj.io/sync-wave"] for item in (pipeline, version, job(deployment))]
     assert waves == ["0", "1", "2"]
-    assert version["metadata"]["annotations"]["argocd.argoproj.io/sync-options"] == "Prune=false"
+    for item in (pipeline, version):  # else the application would stay OutOfSync from the second request on
+        notes = {key.rpartition("/")[2]: value for key, value in item["metadata"]["annotations"].items()}
+        assert (notes["sync-options"], notes["compare-options"]) == ("Prune=false", "IgnoreExtraneous")
     kustomization = deployment.request / "kustomization.yaml"
     assert yaml.safe_load(kustomization.read_text())["resources"] == ["job.yaml", "version.yaml"]
     assert render() == request and not (deployment.request / "version.yaml").exists()

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from phasor.cli import main
-from phasor.gitops.retrain import finished, retrain
+from phasor.gitops.retrain import ENDED, finished, retrain
 from phasor.pipeline.compile import version_name
 from phasor.pipeline.submit import RunFailed, Server
 
@@ -92,20 +92,22 @@ def test_tries_are_counted_over_all_calls(
     request = render(host=server.url)
     server.script = FAILED
     command = ["retrain", str(deployment.request), "--watch", "--tries", "2"]
-    assert main(command) == 2
+    assert main(command) == ENDED
     assert f"{request.run_name} failed 2 times, which is the most for one request. Mend data" in capsys.readouterr().err
-    assert main(command) == 2 and len(server.runs) == 2
+    assert main(command) == ENDED and len(server.runs) == 2
     with pytest.raises(RunFailed):
         retrain(Server(server.url), request, 3, True, print)
     assert len(server.runs) == 3
 
 
-def test_a_run_that_somebody_canceled_stays_canceled(server: KfpServer, render: Render) -> None:
-    request = render(host=server.url)
+def test_a_run_that_somebody_canceled_stays_canceled(
+    server: KfpServer, render: Render, deployment: Deployment, capsys: pytest.CaptureFixture[str]
+) -> None:
+    render(host=server.url)
     server.script = CANCELED
     for _ in range(2):
-        with pytest.raises(RunFailed, match="was canceled and is not started again. Delete the canceled run"):
-            retrain(Server(server.url), request, 3, True, print)
+        assert main(["retrain", str(deployment.request), "--watch"]) == ENDED
+        assert "was canceled and is not started again. Delete the canceled run" in capsys.readouterr().err
     assert len(server.runs) == 1
 
 
@@ -176,3 +178,23 @@ def test_after_a_run_the_gate_is_told(
     red = "red against accepted.json, nDCG@10 x 100 fell by more than 1.0: code 60.0 to 50.0"
     verdict = red if fallen else "green against accepted.json"
     assert told[1:3] == [f"gate of embed: {verdict}", f"gate of rerank: {verdict}"] and told[-1].startswith(f"bundle {place} sha256 ")
+
+
+def test_who_watches_without_the_store_is_told_where_the_result_is(
+    server: KfpServer, render: Render, deployment: Deployment, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As on the machine of somebody who pushed the request."""
+    for name in ("PHASOR_S3_ENDPOINT", "PHASOR_S3_SECRET"):
+        monkeypatch.delenv(name, raising=False)
+    render(host=server.url)
+    assert main(["retrain", str(deployment.request), "--watch"]) == 0
+    assert lines(capsys)[-1] == "What it came to is in s3://phasor/results; set PHASOR_S3_ENDPOINT and credentials to be told."
+
+
+def test_a_secret_that_is_not_there_is_told_before_anything_is_started(
+    server: KfpServer, render: Render, deployment: Deployment, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("PHASOR_S3_SECRET", "/nowhere")
+    render(host=server.url)
+    assert main(["retrain", str(deployment.request), "--watch"]) == 2 and not server.runs
+    assert "PHASOR_S3_SECRET=/nowhere holds no readable accesskey" in capsys.readouterr().err

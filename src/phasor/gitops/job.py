@@ -7,6 +7,7 @@ else: what may change for the same key (the server, the pipeline's resources) is
 from typing import Any
 
 from phasor.gitops.request import FILES, Request
+from phasor.gitops.retrain import ENDED
 from phasor.pipeline.placement import CA_DIR, SECRET_DIR, store_environment
 from phasor.pipeline.profile import Profile, Storage
 
@@ -19,6 +20,8 @@ _REPLACED = {
     "argocd.argoproj.io/sync-wave": "2", "argocd.argoproj.io/sync-options": "Force=true,Replace=true",
     "kustomize.toolkit.fluxcd.io/force": "enabled",
 }  # fmt: skip
+_BACKOFF_LIMIT = 100
+"""Pods that may fail, because KFP is away for example: with pauses that grow to six minutes, some ten hours."""
 _WAVES = {"Pipeline": "0", "PipelineVersion": "1"}
 
 
@@ -55,11 +58,15 @@ def job(request: Request, profile: Profile, namespace: str, ca_config_map: str) 
         "securityContext": user | {"seccompProfile": {"type": "RuntimeDefault"}}, "containers": [container],
         "volumes": [{"name": name, **source} for name, (_, source) in volumes.items()],
     }  # fmt: skip
+    ended = {"containerName": container["name"], "operator": "In", "values": [ENDED]}
     return {
         "apiVersion": "batch/v1", "kind": "Job",
         "metadata": {"name": request.job_name, "namespace": namespace, "labels": dict(_LABELS), "annotations": _REPLACED},
-        # A second pod starts only when the first is gone for good: there is one writer.
-        "spec": {"backoffLimit": 6, "podReplacementPolicy": "Failed", "template": {"metadata": {"labels": dict(_LABELS)}, "spec": pod}},
+        "spec": {
+            "backoffLimit": _BACKOFF_LIMIT, "podFailurePolicy": {"rules": [{"action": "FailJob", "onExitCodes": ended}]},
+            # A second pod starts only when the first is gone for good: there is one writer.
+            "podReplacementPolicy": "Failed", "template": {"metadata": {"labels": dict(_LABELS)}, "spec": pod},
+        },
     }  # fmt: skip
 
 
@@ -84,13 +91,15 @@ def kept(manifest: dict[str, Any]) -> dict[str, Any]:
     """A Pipeline or PipelineVersion as GitOps tools shall treat it: applied before the Job, and kept when a newer one comes."""
     notes = {
         "argocd.argoproj.io/sync-wave": _WAVES[manifest["kind"]], "argocd.argoproj.io/sync-options": "Prune=false",
+        "argocd.argoproj.io/compare-options": "IgnoreExtraneous",  # else a version that is kept would leave the application OutOfSync
         "kustomize.toolkit.fluxcd.io/prune": "disabled",
     }  # fmt: skip
     return manifest | {"metadata": manifest["metadata"] | {"annotations": notes}}
 
 
 def _store_volumes(storage: Storage) -> dict[str, tuple[str, dict[str, Any]]]:
-    volumes: dict[str, tuple[str, dict[str, Any]]] = {"store": (SECRET_DIR, {"secret": {"secretName": storage.secret}})}
+    # Optional: without it the pod ends and says so, where Kubernetes would let it wait for ever and say nothing.
+    volumes: dict[str, tuple[str, dict[str, Any]]] = {"store": (SECRET_DIR, {"secret": {"secretName": storage.secret, "optional": True}})}
     if storage.ca_config_map:
         volumes["store-ca"] = (CA_DIR, {"configMap": {"name": storage.ca_config_map}})
     return volumes

@@ -11,7 +11,15 @@ from phasor.pipeline.submit import DONE, Run, RunFailed, Server, delete, follow,
 
 SETTLE_S = 2.0
 """After a start: KFP tells times in whole seconds, so whoever starts a run in the same second must see both before it decides."""
+ENDED = 3
+"""Exit code when nothing is started any more, so that a Job does not try again what cannot succeed."""
 Say = Callable[[str], None]
+
+
+class NoTryLeft(RunFailed):
+    """The request's runs failed too often, or somebody canceled one."""
+
+    exit_code = ENDED
 
 
 def retrain(server: Server, request: Request, tries: int, watch: bool, say: Say) -> str | None:
@@ -28,7 +36,7 @@ def retrain(server: Server, request: Request, tries: int, watch: bool, say: Say)
         The id of the run that succeeded, or None if one is under way.
 
     Raises:
-        RunFailed: all tries failed, or somebody canceled the run.
+        NoTryLeft: all tries failed, or somebody canceled the run.
         EndpointError: the server does not answer or refuses.
     """
     while True:
@@ -65,12 +73,12 @@ def _first(server: Server, request: Request, own: str) -> str:
 
 def _may_start(server: Server, request: Request, found: list[Run], tries: int) -> None:
     if found and found[0].state == "CANCELED":
-        raise RunFailed(
+        raise NoTryLeft(
             f"{request.run_name} was canceled and is not started again. Delete the canceled run to let it start: "
             f"{run_url(server, found[0].run_id)}"
         )
     if len(found) >= tries:
-        raise RunFailed(
+        raise NoTryLeft(
             f"{request.run_name} failed {len(found)} times, which is the most for one request. Mend data, recipe or code and render "
             f"again, or raise --tries. The last run is at {run_url(server, found[0].run_id)}"
         )
