@@ -59,6 +59,8 @@ def test_a_key_like_no_other_lists_what_is_allowed() -> None:
         ("roles=[rerank]", r"roles must contain embed"),
         ("roles=[embed, embed]", r"lists a role twice"),
         ("tasks={Bad Name: {instruction: x, sources: [{kind: folder, path: d}]}}", r"task name 'Bad Name' must match"),
+        ("tasks={query: {instruction: x, sources: [{kind: folder, path: d}]}}", r"a task cannot be called 'query': a prompt or a folder"),
+        ("tasks={report: {instruction: x, sources: [{kind: folder, path: d}]}}", r"a task cannot be called 'report'"),
         ("tasks={}", r"tasks: .*at least 1"),
         ("tasks.documents.sources=[]", r"tasks.documents.sources: .*at least 1"),
         ("tasks.documents.sources=[{kind: ftp}]", r"ftp"),

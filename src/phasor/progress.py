@@ -15,7 +15,7 @@ T = TypeVar("T")
 def _bar(total: int | None, what: str, unit: str) -> "tqdm[NoReturn]":
     interval = 0.2 if sys.stderr.isatty() else 5.0
     return tqdm(
-        total=total, desc=what, unit=unit, mininterval=interval, dynamic_ncols=True, leave=False,
+        total=total, desc=what, unit=unit, mininterval=interval, dynamic_ncols=True, leave=False, unit_scale=unit == "B",
         disable=settings().rank != 0, file=sys.stderr,
     )
 

@@ -14,7 +14,7 @@ from phasor.config.data import CollectConfig, FilterConfig, MineConfig, Synthesi
 from phasor.config.evaluation import EvaluateConfig, PackageConfig
 from phasor.config.merging import MergeConfig
 from phasor.config.model import ModelsConfig
-from phasor.config.tasks import TaskConfig
+from phasor.config.tasks import RESERVED_NAMES, TaskConfig
 from phasor.config.training import EnhanceConfig, TrainConfig, WarmupConfig
 from phasor.errors import RecipeError
 
@@ -46,6 +46,8 @@ class Recipe(Config):
         for task in self.tasks:
             if not TASK_NAME.fullmatch(task):
                 raise ValueError(f"task name {task!r} must match {TASK_NAME.pattern}: it becomes a folder and a stage name")
+            if task in RESERVED_NAMES:
+                raise ValueError(f"a task cannot be called {task!r}: a prompt or a folder of the run has this name; choose another")
         if len(set(self.roles)) != len(self.roles):
             raise ValueError(f"roles lists a role twice: {list(self.roles)}")
         if "embed" not in self.roles:

@@ -34,6 +34,10 @@ def test_queries_with_a_judgement_above_zero_become_examples(context: MakeContex
     assert all(e.instruction == "find it" for e in found.examples)
 
 
+def test_grades_become_binary_and_the_loss_is_counted(context: MakeContext, folder: Path) -> None:
+    assert read_source(SOURCE, context()).dropped == {"grade above 1 of a judgement, read as relevant": 1}
+
+
 @pytest.mark.parametrize(
     ("line", "reason", "kind"),
     [

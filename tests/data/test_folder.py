@@ -1,5 +1,6 @@
 """Folders of text, Markdown, HTML and PDF."""
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -84,6 +85,7 @@ def test_long_sections_are_cut_and_keep_their_document(context: MakeContext, doc
         ("bad.txt", b"fine\nfine\ncaf\xe9", "not valid UTF-8 in line 3 \\(byte 13\\)", "not UTF-8"),
         ("bad.md", b"\xff\xfe", "not valid UTF-8 in line 1", "not UTF-8"),
         ("bad.pdf", b"%PDF-1.4 nothing", "not a readable PDF", "not a readable PDF"),
+        ("bad.html", b"<p>fine</p><![foo bar<p>x", "not readable HTML", "not readable HTML"),
         ("empty.pdf", b"", "not a readable PDF", "not a readable PDF"),
     ],
 )
@@ -95,6 +97,32 @@ def test_an_unreadable_file_is_named_or_counted(
         read_source(SOURCE, context())
     found = read_source(SOURCE, context(on_bad_row="skip"))
     assert len(found.passages) == 7 and found.dropped == {f"bad row: {kind}": 1}
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        (b"/Type /Pages /Kids [4 0 R 6 0 R]", b"/Type /Pages /Kids 7"),  # PdfReadError
+        (b"/Length", b"/Filter /Foo /Length"),  # NotImplementedError
+        (b"720 Td", b"720 R"),  # AssertionError
+    ],
+)
+def test_damage_that_its_parser_trips_over_spoils_one_file_only(context: MakeContext, docs: Path, old: bytes, new: bytes) -> None:
+    whole = make_pdf(["page one text", "page two text"])
+    assert old in whole
+    (docs / "bad.pdf").write_bytes(whole.replace(old, new))
+    with pytest.raises(DataError, match=r"bad.pdf: not a readable PDF \(\w+: .*\)\. Mend it, or set collect.on_bad_row to skip"):
+        read_source(SOURCE, context())
+    found = read_source(SOURCE, context(on_bad_row="skip"))
+    assert len(found.passages) == 7 and found.dropped == {"bad row: not a readable PDF": 1}
+
+
+def test_a_file_whose_name_is_no_text_is_named_or_counted(context: MakeContext, docs: Path) -> None:
+    (docs / os.fsdecode(b"caf\xe9.txt")).write_text("plain words")
+    with pytest.raises(DataError, match=r"caf\\xe9.txt: the name is not valid UTF-8"):
+        read_source(SOURCE, context())
+    found = read_source(SOURCE, context(on_bad_row="skip"))
+    assert len(found.passages) == 7 and found.dropped == {"bad row: file name is not UTF-8": 1}
 
 
 def test_no_folder_and_no_file_are_errors(context: MakeContext, tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import datasets
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -194,6 +195,72 @@ def test_positives_lost_to_another_split_are_counted_and_stay_known(tmp_path: Pa
     for example in asked.values():
         labels = wanted["0-0"] if example.id == "again" else wanted[example.id]
         assert sorted(example.positives + example.known) == sorted(labels)
+
+
+def test_labels_of_which_none_is_usable_are_an_error_and_no_task_of_headings(tmp_path: Path) -> None:
+    labelled(tmp_path, 60)
+    named = [{"kind": "jsonl", "corpus": "c.jsonl", "examples": "q.jsonl"}]
+    write(tmp_path / "q.jsonl", [])
+    with pytest.raises(DataError, match=r"collect t: the source of kind jsonl \(examples q.jsonl\) has queries, .*: it holds none"):
+        collect(tmp_path, named)
+    write(tmp_path / "q.jsonl", [{"query": "who", "positives": ["gone"]}, {"query": "", "positives": ["0-0"]}] * 3)
+    with pytest.raises(DataError, match=r"none can be used: bad row: unknown passage \(3\), bad row: empty query \(3\)"):
+        collect(tmp_path, named, out="b", collect={"on_bad_row": "skip"})
+    (tmp_path / "set/qrels").mkdir(parents=True)
+    (tmp_path / "set/corpus.jsonl").write_text((tmp_path / "c.jsonl").read_text().replace('"id"', '"_id"'))
+    write(tmp_path / "set/queries.jsonl", [{"_id": "q", "text": "who"}])
+    (tmp_path / "set/qrels/test.tsv").write_text("query-id\tcorpus-id\tscore\nq\t0-0\t0\n")
+    with pytest.raises(DataError, match=r"the source of kind beir \(path set\) has queries, but none can be used"):
+        collect(tmp_path, [{"kind": "beir", "path": "set"}], out="c")
+    write(tmp_path / "q.jsonl", [{"query": "what stands in it", "positives": ["short"]}])
+    with (tmp_path / "c.jsonl").open("a") as stream:
+        stream.write('{"id": "short", "text": "brief"}\n')
+    with pytest.raises(DataError, match="0 documents with queries give too few queries"):
+        collect(tmp_path, named, out="d")
+
+
+def test_labels_that_are_used_for_nothing_raise_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    sources = labelled(tmp_path, 400)
+    few = {"num_test": 4, "num_dev": 4, "num_heldout": 4}
+    found = collect(tmp_path, sources, **few)
+    unused = sum(found.counts[f"dropped: {split}: more than asked for"] for split in ("test", "dev", "heldout"))
+    assert f"collect t: {unused} of 800 labelled queries are used for nothing" in caplog.text and unused > 80
+    caplog.clear()
+    collect(tmp_path, sources, out="b", collect={"test_share": 0.01, "dev_share": 0.01, "heldout_share": 0.01}, **few)
+    assert "used for nothing" not in caplog.text
+
+
+def test_texts_that_two_data_sets_share_fall_into_the_same_split(tmp_path: Path) -> None:
+    texts = [text_of(i) for i in range(300)]
+    rows = [{"query": f"own words of first set {i}", "positive": text} for i, text in enumerate(texts)]
+    datasets.Dataset.from_list(rows).to_parquet(tmp_path / "first/data.parquet")
+    rows = [
+        {"query": f"other words of second {i}", "positive": [{"title": "-", "text": text.replace(" ", "  ")}]}
+        for i, text in enumerate(texts)
+    ]
+    datasets.Dataset.from_list(rows).to_parquet(tmp_path / "second/data.parquet")
+    shares = {"test_share": 0.2, "near_duplicate_jaccard": 1.0}
+    first, second = (collect(tmp_path, [{"kind": "huggingface", "name": name}], out=f"{name}-out", collect=shares)
+                     for name in ("first", "second"))  # fmt: skip
+
+    def plain(found: Result, split: str) -> set[str]:
+        return {" ".join(text.split()) for text in found.texts(split)}
+
+    assert len(plain(first, "test")) > 30 and plain(first, "test") == plain(second, "test")
+    assert plain(first, "train").isdisjoint(plain(second, "test")) and plain(second, "train").isdisjoint(plain(first, "test"))
+
+
+def test_a_bar_follows_what_is_read(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True)
+    sources = labelled(tmp_path, 40)
+    rows = [{"query": f"q {i}", "positive": text_of(i, 5)} for i in range(30)]
+    datasets.Dataset.from_list(rows).to_parquet(tmp_path / "set/data.parquet")
+    (tmp_path / "docs").mkdir()
+    (tmp_path / "docs/a.txt").write_text(text_of(0, 9))
+    collect(tmp_path, [*sources, {"kind": "huggingface", "name": "set"}, {"kind": "folder", "path": "docs"}])
+    drawn = capsys.readouterr().err
+    for what in ("collect t: c.jsonl", "collect t: q.jsonl", "B/s]", "collect t: set", "0/30 [", "row/s]", "0/1 [", "file/s]"):
+        assert what in drawn
 
 
 def test_pairs_stay_together_when_there_are_too_many(tmp_path: Path) -> None:

@@ -66,6 +66,15 @@ Source = Annotated[
 ]
 
 
+def brings_queries(source: Source) -> bool:
+    """Whether a source has labelled queries by its kind and settings."""
+    return not isinstance(source, FolderSource) and not (isinstance(source, JsonlSource) and source.examples is None)
+
+
+RESERVED_NAMES = frozenset({"query", "document", "bundle", "report", "reports", "embed", "rerank"})
+"""No names for tasks: prompts of the bundle are called so, or other folders of the work folder."""
+
+
 class TaskConfig(Config):
     """One task: what is searched, how it is asked for, and how many queries each split gets."""
 

@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 
 from phasor.artifacts import Report
-from phasor.config.tasks import TaskConfig
+from phasor.config.tasks import Source, TaskConfig, brings_queries
 from phasor.data.headings import with_heldout_queries
 from phasor.data.near_duplicates import duplicates_of
 from phasor.data.records import SPLITS, Example, Passage, write_corpus, write_examples
@@ -14,9 +14,10 @@ from phasor.data.sources import Collected, Context, read_source
 from phasor.data.splits import assign, document_splits, split_of
 from phasor.errors import DataError
 from phasor.phases import Job, Paths
-from phasor.progress import track
 
 log = logging.getLogger(__name__)
+
+_UNUSED_SHARE = 0.1  # of the labelled queries; the default shares and sizes leave that many unused from some 7,000 queries on
 
 
 def run(job: Job, inputs: Paths, outputs: Paths) -> Report:
@@ -30,12 +31,14 @@ def run(job: Job, inputs: Paths, outputs: Paths) -> Report:
     context = Context(job.task, task.instruction, seed, job.root, collect)
     found = drop_duplicates(drop_short(_read(task, context), collect.min_passage_chars))
     sources = {passage.id: passage.source for passage in found.passages}
-    labelled = bool(found.examples)
+    labelled = any(map(brings_queries, task.sources))
     documents = {sources[example.positives[0]] for example in found.examples} if labelled else set(sources.values())
     splits_of = document_splits(documents, seed, collect)
     if not labelled:
         found = with_heldout_queries(found, splits_of, _sizes(task), context)
     splits, left_out = assign(found.examples, sources, splits_of, _sizes(task), seed)
+    if labelled:
+        _warn_of_unused(left_out, len(found.examples), job.task)
     splits["train"], near = drop_near_test(splits["train"], splits["test"], found.passages, collect.near_duplicate_jaccard)
     _check_filled(splits, labelled, documents, job.task)
     folder = outputs.one("data")
@@ -49,10 +52,35 @@ def run(job: Job, inputs: Paths, outputs: Paths) -> Report:
 
 def _read(task: TaskConfig, context: Context) -> Collected:
     found = Collected()
-    for number, source in enumerate(track(task.sources, f"collect {context.task}", unit="source")):
+    for number, source in enumerate(task.sources):
+        read = read_source(source, context)
+        _check_labels(source, read, context)
         # Two sources may use the same ids.
-        found.extend(read_source(source, context), prefix=f"{number}:" if len(task.sources) > 1 else "")
+        found.extend(read, prefix=f"{number}:" if len(task.sources) > 1 else "")
     return found
+
+
+def _check_labels(source: Source, read: Collected, context: Context) -> None:
+    """Headings stand in for queries only where a task has none, not where its own cannot be used."""
+    if brings_queries(source) and not read.examples and (read.passages or read.dropped):
+        reasons = ", ".join(f"{reason} ({number})" for reason, number in read.dropped.most_common(3)) or "it holds none"
+        named = {key: value for key, value in source.model_dump().items() if key in ("path", "examples", "name", "view")}
+        where = ", ".join(f"{key} {value}" for key, value in named.items())
+        raise DataError(
+            f"collect {context.task}: the source of kind {source.kind} ({where}) has queries, but none can be used: {reasons}. "
+            "Mend them. A folder, or a jsonl source without `examples`, gets its held-out queries from headings."
+        )
+
+
+def _warn_of_unused(left_out: Mapping[str, int], number: int, task: str) -> None:
+    """Queries of held-out documents beyond a split's size cannot go back to train: another task may test on the same documents."""
+    unused = sum(left_out.get(f"{split}: more than asked for", 0) for split in SPLITS if split != "train")
+    if unused > _UNUSED_SHARE * number:
+        log.warning(
+            "collect %s: %d of %d labelled queries are used for nothing: their documents are held out, but test, dev and heldout ask for "
+            "fewer. Lower collect.test_share, dev_share and heldout_share, or raise the task's num_test, num_dev and num_heldout.",
+            task, unused, number,
+        )  # fmt: skip
 
 
 def _check_filled(splits: Mapping[str, Sequence[Example]], labelled: bool, documents: Collection[str], task: str) -> None:

@@ -1,6 +1,9 @@
 """Source `folder`: text, Markdown, HTML and PDF files, cut into passages."""
 
 import io
+import os
+import struct
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,8 +12,14 @@ from phasor.data.chunking import chunk, heading_sections
 from phasor.data.records import Passage
 from phasor.data.sources import Collected, Context
 from phasor.data.sources.rows import RowCheck, RowError, is_storable
-from phasor.errors import DataError
+from phasor.errors import DataError, first_line
+from phasor.progress import track
 
+# Whatever a parser runs into on a damaged file; pypdf lets it through.
+_DAMAGE = (
+    ArithmeticError, AssertionError, AttributeError, EOFError, LookupError, OSError, RuntimeError, TypeError, ValueError, struct.error,
+    zlib.error,
+)  # fmt: skip
 _BLOCKS = ["p", "div", "section", "article", "li", "tr", "pre", "blockquote", "dt", "dd", "br", "table", "ul", "ol"]
 _HIDDEN = ["script", "style", "noscript", "template", "nav", "head"]
 
@@ -19,13 +28,14 @@ def read(source: FolderSource, context: Context) -> Collected:
     """Passages of every file with a wanted ending, in the order of their paths; a passage's title is its heading."""
     check = RowCheck(context.collect.on_bad_row)
     found = Collected(dropped=check.dropped)
-    for passages in read_files(context.root / source.path, source, context.collect.max_passage_chars, check):
+    folder, what = context.root / source.path, f"collect {context.task}"
+    for passages in read_files(folder, source, context.collect.max_passage_chars, check, what):
         found.passages += passages
     return found
 
 
-def read_files(folder: Path, source: FolderSource, max_chars: int, check: RowCheck) -> Iterator[list[Passage]]:
-    """Passages of one file after the other.
+def read_files(folder: Path, source: FolderSource, max_chars: int, check: RowCheck, what: str = "") -> Iterator[list[Passage]]:
+    """Passages of one file after the other; `what` names a bar that follows the files, none if empty.
 
     Raises:
         DataError: there is no such folder, or no file with a wanted ending in it.
@@ -36,12 +46,14 @@ def read_files(folder: Path, source: FolderSource, max_chars: int, check: RowChe
     files = sorted(path for path in folder.rglob("*") if path.is_file() and path.suffix.lower() in wanted)
     if not files:
         raise DataError(f"{folder} holds no file ending in {', '.join(source.suffixes)}. Add documents, or set the source's suffixes.")
-    for path in files:
+    for path in track(files, what, unit="file") if what else files:
         name = path.relative_to(folder.parent).as_posix()
         try:
+            if not is_storable(name):
+                raise RowError("the name is not valid UTF-8", "file name is not UTF-8")
             sections = list(_sections(path))
         except RowError as problem:
-            check.bad(str(path), *problem.args)
+            check.bad(os.fsencode(path).decode("utf-8", "backslashreplace"), *problem.args)
             continue
         yield list(_passages(name, sections, source, max_chars))
 
@@ -80,8 +92,12 @@ def _decode(content: bytes) -> str:
 def _html_text(content: bytes) -> str:
     """HTML as Markdown-like text: headings marked by `#`, blocks separated by blank lines."""
     from bs4 import BeautifulSoup
+    from bs4.exceptions import ParserRejectedMarkup
 
-    soup = BeautifulSoup(content, "html.parser")
+    try:
+        soup = BeautifulSoup(content, "html.parser")
+    except ParserRejectedMarkup as error:
+        raise RowError(f"not readable HTML ({first_line(error)})", "not readable HTML") from None
     for element in soup(_HIDDEN):
         element.decompose()
     for heading in soup(["h1", "h2", "h3", "h4", "h5", "h6"]):
@@ -94,12 +110,12 @@ def _html_text(content: bytes) -> str:
 
 def _pdf_pages(content: bytes) -> Iterator[tuple[str, str]]:
     from pypdf import PdfReader
-    from pypdf.errors import PyPdfError
+    from pypdf.errors import DependencyError, DeprecationError, PyPdfError
 
     try:
         for number, page in enumerate(PdfReader(io.BytesIO(content)).pages, start=1):
             text = page.extract_text()
             # Broken font tables give halves of surrogate pairs, which no file can hold.
             yield f"page {number}", text if is_storable(text) else text.encode("utf-8", "replace").decode()
-    except (PyPdfError, ValueError, KeyError) as error:
-        raise RowError(f"not a readable PDF ({error})", "not a readable PDF") from None
+    except (PyPdfError, DependencyError, DeprecationError, *_DAMAGE) as error:
+        raise RowError(f"not a readable PDF ({type(error).__name__}: {error})", "not a readable PDF") from None

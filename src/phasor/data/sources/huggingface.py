@@ -10,10 +10,14 @@ from phasor.data.records import Example, Passage
 from phasor.data.sources import Collected, Context
 from phasor.data.sources.rows import RowCheck, RowError, passages_field, string_field
 from phasor.errors import DataError
+from phasor.progress import track
 
 
 def read(source: HuggingFaceSource, context: Context) -> Collected:
-    """Examples of every row; equal texts are one passage, and every passage is a document of its own."""
+    """Examples of every row; equal texts are one passage, and every text is a document of its own.
+
+    A document's key is its text alone, so that a text which two data sets share falls into the same split of every task.
+    """
     rows = _load(source, context)
     columns = [name for name in (source.query, source.instruction, source.positive, source.negative) if name]
     if missing := [name for name in columns if name not in rows.column_names]:
@@ -25,7 +29,7 @@ def read(source: HuggingFaceSource, context: Context) -> Collected:
     check = RowCheck(context.collect.on_bad_row)
     passages: dict[str, Passage] = {}
     examples = []
-    for number in chosen:
+    for number in track(chosen, f"collect {context.task}: {source.name}", unit="row"):
         try:
             examples.append(_example(rows[number], number, source, context, passages))
         except RowError as problem:
@@ -55,14 +59,19 @@ def _example(row: dict[str, Any], number: int, source: HuggingFaceSource, contex
     query = string_field(row, source.query, required=True)
     positives = passages_field(row, source.positive, required=True)
     negatives = passages_field(row, source.negative) if source.negative else []
-    ids = [_passage_id(title, text, source.name, passages) for title, text in (*positives, *negatives)]
+    ids = [_passage_id(title, text, passages) for title, text in (*positives, *negatives)]
     example = context.example(f"row-{number}", query, list(dict.fromkeys(ids[: len(positives)])), "huggingface")
     own = string_field(row, source.instruction) if source.instruction else ""
     return replace(example, instruction=own or example.instruction, negatives=list(dict.fromkeys(ids[len(positives) :])))
 
 
-def _passage_id(title: str, text: str, name: str, passages: dict[str, Passage]) -> str:
-    content = f"{title}\n{text}" if title else text
-    passage_id = hashlib.blake2b(content.encode(), digest_size=8).hexdigest()
-    passages.setdefault(passage_id, Passage(passage_id, text, title, source=f"{name}#{passage_id}"))
+def _passage_id(title: str, text: str, passages: dict[str, Passage]) -> str:
+    passage_id = _digest(f"{title}\n{text}" if title else text)
+    if passage_id not in passages:
+        # Sets differ in titles and white space where the text is the same.
+        passages[passage_id] = Passage(passage_id, text, title, source=f"text:{_digest(' '.join(text.split()))}")
     return passage_id
+
+
+def _digest(text: str) -> str:
+    return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()

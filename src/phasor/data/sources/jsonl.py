@@ -15,15 +15,15 @@ def read(source: JsonlSource, context: Context) -> Collected:
     """Passages with `id` and `text`; queries with `query` and `positives`, which name passages by id or by whole text."""
     check = RowCheck(context.collect.on_bad_row)
     corpus = context.root / source.corpus
-    passages = read_passages(corpus, check, id_field="id")
+    passages = read_passages(corpus, check, "id", f"collect {context.task}")
     examples = list(_examples(context.root / source.examples, passages, check, context)) if source.examples else []
     return Collected(passages, examples, check.dropped)
 
 
-def read_passages(path: Path, check: RowCheck, id_field: str) -> list[Passage]:
+def read_passages(path: Path, check: RowCheck, id_field: str, what: str) -> list[Passage]:
     """Every usable passage of a file, in order. The document key of one without `source` is its file and id."""
     passages: dict[str, Passage] = {}
-    for line, row in json_rows(path, check):
+    for line, row in json_rows(path, check, what):
         try:
             passage = passage_of(row, path, id_field)
             if passage.id in passages:
@@ -47,7 +47,7 @@ def passage_of(row: Mapping[str, Any], path: Path, id_field: str) -> Passage:
 def _examples(path: Path, passages: Iterable[Passage], check: RowCheck, context: Context) -> Iterable[Example]:
     by_name = {passage.text: passage.id for passage in passages} | {passage.id: passage.id for passage in passages}
     seen: set[str] = set()
-    for line, row in json_rows(path, check):
+    for line, row in json_rows(path, check, f"collect {context.task}"):
         try:
             example = _example(row, by_name, context, fallback_id=f"{path.stem}-{line}")
             if example.id in seen:

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from phasor.errors import DataError
+from phasor.progress import progress
 
 
 class RowError(Exception):
@@ -36,13 +38,18 @@ class RowCheck:
         self.dropped[f"bad row: {kind}"] += 1
 
 
-def json_rows(path: Path, check: RowCheck) -> Iterator[tuple[int, dict[str, Any]]]:
+def json_rows(path: Path, check: RowCheck, what: str = "") -> Iterator[tuple[int, dict[str, Any]]]:
     """(line number, object) of every usable line of a JSON lines file; blank lines do not count.
+
+    Args:
+        path: the file.
+        check: what to do about bad lines.
+        what: name of a bar that follows the bytes read; none if empty.
 
     Raises:
         DataError: the file cannot be opened, or a line is not a JSON object in UTF-8 and bad rows are errors.
     """
-    for number, text in _texts(path, check):
+    for number, text in _texts(path, check, what):
         try:
             value = json.loads(text.strip())
         except (ValueError, RecursionError) as error:
@@ -54,9 +61,9 @@ def json_rows(path: Path, check: RowCheck) -> Iterator[tuple[int, dict[str, Any]
             yield number, value
 
 
-def tsv_rows(path: Path, check: RowCheck) -> Iterator[tuple[int, list[str]]]:
-    """(line number, cells) of every non-blank line of a tab-separated file."""
-    for number, text in _texts(path, check):
+def tsv_rows(path: Path, check: RowCheck, what: str = "") -> Iterator[tuple[int, list[str]]]:
+    """(line number, cells) of every non-blank line of a tab-separated file; `what` as in `json_rows`."""
+    for number, text in _texts(path, check, what):
         yield number, next(csv.reader([text.rstrip("\r\n")], delimiter="\t", quoting=csv.QUOTE_NONE))
 
 
@@ -126,9 +133,9 @@ def _shown(value: object) -> str:
     return text if len(text) <= 40 else text[:37] + "..."
 
 
-def _texts(path: Path, check: RowCheck) -> Iterator[tuple[int, str]]:
+def _texts(path: Path, check: RowCheck, what: str) -> Iterator[tuple[int, str]]:
     """(line number, text) of every line that is not blank, the byte order mark left out."""
-    for number, line in _lines(path):
+    for number, line in _lines(path, what):
         try:
             text = line.decode("utf-8-sig" if number == 1 else "utf-8")
         except UnicodeDecodeError as error:
@@ -138,10 +145,16 @@ def _texts(path: Path, check: RowCheck) -> Iterator[tuple[int, str]]:
             yield number, text
 
 
-def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
+def _lines(path: Path, what: str) -> Iterator[tuple[int, bytes]]:
     try:
         with path.open("rb") as stream:
-            yield from enumerate(stream, start=1)
+            if not what:
+                yield from enumerate(stream, start=1)
+                return
+            with progress(os.fstat(stream.fileno()).st_size, f"{what}: {path.name}", "B") as bar:
+                for number, line in enumerate(stream, start=1):
+                    yield number, line
+                    bar.update(len(line))
     except (FileNotFoundError, NotADirectoryError):
         raise DataError(f"{path} does not exist. Paths in a recipe are relative to the recipe file.") from None
     except IsADirectoryError:

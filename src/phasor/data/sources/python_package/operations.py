@@ -16,6 +16,7 @@ from phasor.data.sources import Collected, Context
 from phasor.data.sources.python_package.builder import Builder
 from phasor.data.sources.python_package.docstrings import cut, is_question, plain_text, split_docstring, without
 from phasor.data.sources.python_package.scan import objects, package_folder
+from phasor.progress import track
 
 _MAX_PER_SERVICE = 40
 _MAX_CHARS = 500
@@ -87,7 +88,8 @@ def _openapi_operations(packages: Sequence[str], seed: int) -> Iterator[Operatio
 
 def _botocore_operations(seed: int) -> Iterator[Operation]:
     folders = [path for path in (package_folder("botocore") / "data").iterdir() if path.is_dir()]
-    for folder in sorted(folders, key=lambda path: position(path.name, seed, "service")):
+    folders.sort(key=lambda path: position(path.name, seed, "service"))
+    for folder in track(folders, "read services", unit="service"):
         newest = max(folder.iterdir(), key=lambda path: path.name)
         model_path = newest / "service-2.json.gz"
         if model_path.exists():

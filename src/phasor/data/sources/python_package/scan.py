@@ -14,6 +14,7 @@ from typing import Literal
 
 from phasor.data.hashing import position
 from phasor.errors import DataError
+from phasor.progress import track
 
 _SKIPPED_FOLDERS = {
     "__pycache__", "_tests", "_vendor", "encodings", "ensurepip", "externals", "idlelib", "lib2to3", "pydoc_data", "site-packages",
@@ -79,7 +80,7 @@ def objects(packages: Sequence[str], seed: int) -> Iterator[PythonObject]:
     """
     files = [entry for package in packages for entry in _source_files(package)]
     files.sort(key=lambda entry: position(entry[1], seed, "file"))
-    for package, module, path in files:
+    for package, module, path in track(files, "read packages", unit="file"):
         yield from _objects_of(package, module, path)
 
 
