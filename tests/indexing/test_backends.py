@@ -13,7 +13,7 @@ from phasor.data.records import Passage
 from phasor.errors import ArtifactError, DataError, StorageError
 from phasor.indexing import memory
 from phasor.indexing.backend import VectorBackend
-from phasor.indexing.build import update_index
+from phasor.indexing.build import build_index, update_index
 from phasor.indexing.documents import Document, Documents, DocumentWriter, to_table
 from phasor.indexing.faiss_backend import FaissBackend, build_faiss, choose_type
 from phasor.indexing.layout import Stored, read_pointer
@@ -51,7 +51,7 @@ def backend(
     request: pytest.FixtureRequest, vectors: np.ndarray, documents: Documents, tmp_path_factory: pytest.TempPathFactory
 ) -> VectorBackend:
     if request.param == "qdrant":
-        client = connect(":memory:", "")
+        client = connect(":memory:")
         stored = fill_collection(client, ":memory:", "test", vectors, documents)
         return QdrantBackend(client, stored.collection, documents)
     path = tmp_path_factory.mktemp("faiss") / "index.faiss"
@@ -179,13 +179,40 @@ def test_qdrant_in_process_is_built_opened_and_updated(build: Build, bundle: Bun
     found = index.search(np.load(root / "versions" / index.version / "vectors.npy")[4], 3, {"language": ["de", "en"]})
     assert index.info.count == 57 and found.rows[0] == 4 and index[4].passage.id == world.rows()[7]["id"]
     index.backend.close()
-    client = connect(url, "")
-    assert len(client.get_collections().collections) == 2  # those of the kept versions
+    assert len(collections(url)) == 2  # those of the kept versions
+
+
+def test_a_build_leaves_what_is_served_as_it_is(build: Build, bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same documents in other dimensions, into an index that is not there yet and into the one that is served."""
+    store, root, second = {"kind": "qdrant", "url": str(tmp_path / "qdrant")}, tmp_path / "index", tmp_path / "second"
+    build(store=store)
+    served, config = read_pointer(root), IndexConfig.model_validate({"store": store, "dims": 16})
+    build_index(bundle, tmp_path / "rows.jsonl", second, config)
+    for step in ("recall_at_10", "publish_version"):  # a server that goes away after it took everything, a full disk
+        with monkeypatch.context() as patch, pytest.raises(StorageError):
+            patch.setattr(f"phasor.indexing.build.{step}", refuse)
+            build(store=store, dims=16)
+    assert len(collections(store["url"])) == 2  # what failed left nothing behind
+    build(store=store, dims=16)
+    for place, pointer, dims in ((root, served, 32), (root, read_pointer(root), 16), (second, read_pointer(second), 16)):
+        index = open_index(place, pointer, bundle)
+        assert (index.info.dims, index.info.count) == (dims, 60)
+        index.backend.close()
+
+
+def collections(url: str) -> set[str]:
+    client = connect(url)
+    names = {found.name for found in client.get_collections().collections}
     client.close()
+    return names
+
+
+def refuse(*_: object) -> float:
+    raise StorageError("as if")
 
 
 def test_a_qdrant_server_that_is_not_there_is_one_message(documents: Documents, vectors: np.ndarray) -> None:
-    client = connect("http://127.0.0.1:9", "")
+    client = connect("http://127.0.0.1:9")
     with pytest.raises(StorageError, match="Qdrant at http://127.0.0.1:9 refuses the collection test"):
         fill_collection(client, "http://127.0.0.1:9", "test", vectors, documents)
     with pytest.raises(StorageError, match="Qdrant does not search test"):

@@ -5,7 +5,9 @@ Shapes: N passages, D vector size.
 
 import logging
 import shutil
+import uuid
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
@@ -28,18 +30,18 @@ from phasor.indexing.layout import (
     SelfQuery,
     Stored,
     check_files,
+    drop_old_versions,
     publish_version,
     read_info,
     read_pointer,
     version_folder,
 )
-from phasor.indexing.qdrant_backend import QdrantBackend, connect, fill_collection
+from phasor.indexing.qdrant_backend import QdrantBackend, connect, drop_collection, fill_collection
 from phasor.indexing.reading import count_documents, read_documents
 from phasor.indexing.recall import recall_at_10
 from phasor.packaging.golden import decode_vector, encode_vector, read_golden
 from phasor.serving.bundle import Bundle
 from phasor.serving.vectors import truncate
-from phasor.settings import settings
 
 log = logging.getLogger(__name__)
 
@@ -116,13 +118,27 @@ def check_model(info: IndexInfo, bundle: Bundle) -> None:
 
 
 def _finish(bundle: Bundle, root: Path, shards: Shards, dims: int, config: IndexConfig) -> IndexInfo:
-    """Put shards together, make them searchable, measure, and publish."""
+    """Put shards together, make them searchable, measure, and publish. What fails leaves no collection behind."""
     aside = root / ".aside"
     shutil.rmtree(aside, ignore_errors=True)
     aside.mkdir(parents=True)
+    before = _versions(root)
+    with ExitStack() as undo:
+        info = _make(bundle, shards, dims, config, aside, undo)
+        pointer = publish_version(root, aside, info)
+        undo.pop_all()
+    shards.remove()
+    drop_old_versions(root)
+    _drop_collections(before, _versions(root))
+    log.info("index.done version=%s passages=%d recall=%.4f", pointer.version, info.count, info.recall_at_10)
+    return info
+
+
+def _make(bundle: Bundle, shards: Shards, dims: int, config: IndexConfig, aside: Path, undo: ExitStack) -> IndexInfo:
+    """All files of a version but index.json, which is returned; `undo` learns what has to go if it is not published."""
     vectors = _join(shards, dims, aside)
     documents = Documents(aside / DOCUMENTS)
-    stored, backend = _store(config, vectors, documents, bundle, aside)
+    stored, backend = _store(config, vectors, documents, bundle, aside, undo)
     golden = np.stack([decode_vector(query.vector) for query in read_golden(bundle.folder).queries])
     own = np.random.default_rng(_SEED).permutation(len(documents))[: config.recall_queries].astype(np.int64)
     queries = np.concatenate([np.asarray(vectors[own]), truncate(golden, dims)])
@@ -130,17 +146,11 @@ def _finish(bundle: Bundle, root: Path, shards: Shards, dims: int, config: Index
     backend.close()
     files = {path.name: sha256_file(path) for path in sorted(aside.iterdir())}
     probes = sorted({0, len(documents) // 2, len(documents) - 1})
-    info = IndexInfo(
+    return IndexInfo(
         model=bundle.model, bundle=bundle.digest, template=bundle.embed.template, dims=dims, count=len(documents), fields=documents.fields,
         store=stored, recall_at_10=recall, files=files,
         self_queries=[SelfQuery(row=row, vector=encode_vector(vectors[row])) for row in probes],
     )
-    before = _versions(root)
-    pointer = publish_version(root, aside, info)
-    shards.remove()
-    _drop_collections(before, _versions(root))
-    log.info("index.done version=%s passages=%d recall=%.4f", pointer.version, info.count, recall)
-    return info
 
 
 def _join(shards: Shards, dims: int, aside: Path) -> NDArray[np.float32]:
@@ -156,11 +166,14 @@ def _join(shards: Shards, dims: int, aside: Path) -> NDArray[np.float32]:
 
 
 def _store(
-    config: IndexConfig, vectors: NDArray[np.float32], documents: Documents, bundle: Bundle, aside: Path
+    config: IndexConfig, vectors: NDArray[np.float32], documents: Documents, bundle: Bundle, aside: Path, undo: ExitStack
 ) -> tuple[Stored, VectorBackend]:
     if isinstance(config.store, QdrantConfig):
-        client = connect(config.store.url, settings().qdrant_api_key)
-        name = f"phasor-{bundle.model[:12]}-{sha256_file(aside / DOCUMENTS)[:16]}"
+        # Never a name that was there before: what it meant may be served.
+        name = f"phasor-{bundle.model[:12]}-{uuid.uuid4().hex[:16]}"
+        client = connect(config.store.url)
+        undo.callback(drop_collection, config.store.url, name)
+        undo.callback(client.close)
         return fill_collection(client, config.store.url, name, vectors, documents), QdrantBackend(client, name, documents)
     kind = choose_type(len(documents)) if config.store.type == "auto" else config.store.type
     stored = build_faiss(vectors, kind, aside / FAISS)
@@ -191,6 +204,4 @@ def _drop_collections(before: Sequence[IndexInfo], after: Sequence[IndexInfo]) -
     """Delete the collections of versions that are gone."""
     for store in {info.store.collection: info.store for info in before if info.store.kind == "qdrant"}.values():
         if store.collection not in {info.store.collection for info in after}:
-            client = connect(store.url, settings().qdrant_api_key)
-            client.delete_collection(store.collection)
-            client.close()
+            drop_collection(store.url, store.collection)

@@ -98,7 +98,7 @@ def check_files(folder: Path, info: IndexInfo, names: tuple[str, ...]) -> None:
 
 
 def publish_version(root: Path, aside: Path, info: IndexInfo) -> Pointer:
-    """Give a finished folder its name, point to it, and drop versions older than the one before."""
+    """Give a finished folder its name and point to it."""
     write_json(info, aside / INFO)
     sha256 = sha256_file(aside / INFO)
     pointer = Pointer(version=sha256[:16], sha256=sha256)
@@ -110,7 +110,11 @@ def publish_version(root: Path, aside: Path, info: IndexInfo) -> Pointer:
         aside.rename(target)
     target.touch()
     write_json(pointer, root / POINTER)
+    return pointer
+
+
+def drop_old_versions(root: Path) -> None:
+    """Delete versions older than the one before."""
     versions = [path for path in (root / VERSIONS).iterdir() if re.fullmatch("[0-9a-f]{16}", path.name)]
     for old in sorted(versions, key=lambda path: path.stat().st_mtime_ns)[:-_KEPT]:
         shutil.rmtree(old)
-    return pointer

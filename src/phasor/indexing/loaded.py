@@ -12,7 +12,6 @@ from phasor.indexing.layout import DOCUMENTS, FAISS, SERVED, IndexInfo, Pointer,
 from phasor.indexing.qdrant_backend import QdrantBackend, connect
 from phasor.packaging.golden import decode_vector
 from phasor.serving.bundle import Bundle
-from phasor.settings import settings
 
 _AMONG = 10  # passages with equal texts share a vector, so a passage need not be the very first
 
@@ -57,7 +56,7 @@ def open_index(root: Path, pointer: Pointer, bundle: Bundle, qdrant_url: str | N
     documents = Documents(folder / DOCUMENTS)
     backend: VectorBackend
     if info.store.kind == "qdrant":
-        backend = QdrantBackend(connect(qdrant_url or info.store.url, settings().qdrant_api_key), info.store.collection, documents)
+        backend = QdrantBackend(connect(qdrant_url or info.store.url), info.store.collection, documents)
     else:
         backend = FaissBackend(folder / FAISS, info.store, documents, info.dims)
     for query in info.self_queries:

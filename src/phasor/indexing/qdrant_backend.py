@@ -3,6 +3,7 @@
 Shapes: N passages, D vector size.
 """
 
+import logging
 from collections.abc import Sequence
 from typing import Any
 
@@ -17,27 +18,28 @@ from phasor.errors import StorageError, first_line
 from phasor.indexing.backend import Filters, Found, Vector
 from phasor.indexing.documents import COLUMNS, META, Documents
 from phasor.indexing.layout import Stored
+from phasor.settings import settings
+
+log = logging.getLogger(__name__)
 
 _CHUNK = 512
 _FAULTS = (ApiException, httpx.HTTPError, OSError, ValueError)
 
 
-def connect(url: str, api_key: str) -> QdrantClient:
+def connect(url: str) -> QdrantClient:
     """A client of a server, or Qdrant inside this process for a folder or `:memory:`."""
     if url.startswith(("http://", "https://")):
-        return QdrantClient(url=url, api_key=api_key or None, check_compatibility=False)
+        return QdrantClient(url=url, api_key=settings().qdrant_api_key or None, check_compatibility=False)
     return QdrantClient(location=url) if url == ":memory:" else QdrantClient(path=url)
 
 
 def fill_collection(client: QdrantClient, url: str, name: str, vectors_ND: NDArray[np.float32], documents: Documents) -> Stored:
-    """Make a collection anew and put every vector into it, with what searches can be filtered by.
+    """Make a collection and put every vector into it, with what searches can be filtered by.
 
     Raises:
         StorageError: the server refuses.
     """
     try:
-        if client.collection_exists(name):
-            client.delete_collection(name)
         client.create_collection(name, vectors_config=models.VectorParams(size=vectors_ND.shape[1], distance=models.Distance.DOT))
         for field in documents.fields if url.startswith("http") else []:  # in-process Qdrant has no such indexes, and warns
             client.create_payload_index(name, field, models.PayloadSchemaType.KEYWORD)
@@ -46,6 +48,17 @@ def fill_collection(client: QdrantClient, url: str, name: str, vectors_ND: NDArr
     except _FAULTS as error:
         raise StorageError(f"Qdrant at {url} refuses the collection {name}: {first_line(error)}. Check store.url and its key.") from None
     return Stored(kind="qdrant", url=url, collection=name)
+
+
+def drop_collection(url: str, name: str) -> None:
+    """Delete a collection that nobody searches. A server that refuses keeps it, which harms nothing but its disk."""
+    client = connect(url)
+    try:
+        client.delete_collection(name)
+    except _FAULTS as error:
+        log.warning("index.collection_left collection=%s: Qdrant does not delete it (%s). Delete it by hand.", name, first_line(error))
+    finally:
+        client.close()
 
 
 class QdrantBackend:
