@@ -75,7 +75,11 @@ def test_usage_counts_tokens_as_the_model_reads_them(client: openai.OpenAI, trai
 
 
 def test_models_are_listed(client: openai.OpenAI) -> None:
-    assert [model.id for model in client.models.list()] == ["pico", "pico-embed", "pico-rerank"]
+    listed = list(client.models.list())
+    assert [model.id for model in listed] == ["pico", "pico-embed", "pico-rerank"]
+    assert [client.models.retrieve(model.id) for model in listed] == listed
+    with pytest.raises(openai.NotFoundError, match="no model of that name. It serves pico, pico-embed, pico-rerank"):
+        client.models.retrieve("gpt")
 
 
 @pytest.mark.parametrize(("options", "kind", "words"), [
@@ -113,6 +117,27 @@ def test_cohere_v1_returns_documents_given_as_objects(server: world.Served, trai
     wanted = expected(trained, opened.instructions["code"], "gzip", TEXTS)
     assert [(row.index, row.document.text) for row in answer.results if row.document] == [(i, TEXTS[i]) for i, _ in wanted]
     assert answer.meta and answer.meta.api_version and answer.meta.api_version.version == "1"
+
+
+def test_cohere_v1_needs_no_model_and_gets_its_documents_back_as_they_were(server: world.Served) -> None:
+    client = cohere.Client(api_key="none", base_url=server.url)
+    documents = [{"title": "T", "text": TEXTS[0]}, {"text": TEXTS[1]}, TEXTS[2]]
+    answer = client.rerank(query="gzip", documents=documents, return_documents=True)  # type: ignore[arg-type]
+    found = {row.index: row.document.model_dump() for row in answer.results if row.document}
+    assert found == {0: documents[0], 1: documents[1], 2: {"text": TEXTS[2]}}
+    titled = server.post("/v1/rerank", {"query": "gzip", "documents": [f"T\n{TEXTS[0]}"]}).json()
+    assert titled["model"] == "pico"
+    scores = {row.index: row.relevance_score for row in answer.results}
+    assert scores[0] == pytest.approx(titled["results"][0]["relevance_score"], abs=1e-5)
+
+
+def test_null_is_as_if_it_were_left_out(server: world.Served) -> None:
+    for route, body, names in [
+        ("/v1/embeddings", {"model": "pico", "input": "x"}, ["encoding_format", "dimensions"]),
+        ("/v1/rerank", {"query": "x", "documents": [{"text": "y"}]}, ["model", "top_n", "return_documents", "max_tokens_per_doc"]),
+    ]:
+        plain, null = (server.post(route, body | more).json() for more in ({}, dict.fromkeys(names)))
+        assert {**plain, "id": ""} == {**null, "id": ""}
 
 
 def test_rerank_takes_an_instruction_and_a_limit_per_document(server: world.Served, trained: tuple[Embedder, Reranker]) -> None:

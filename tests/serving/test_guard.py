@@ -2,6 +2,7 @@
 
 import asyncio
 import concurrent.futures
+import json
 import socket
 import time
 from pathlib import Path
@@ -17,7 +18,8 @@ from phasor.serving.keys import KeyRing, new_key
 
 ROUTES = [
     ("POST", "/v1/embeddings"), ("POST", "/v1/rerank"), ("POST", "/v2/rerank"), ("POST", "/v1/search"), ("GET", "/v1/models"),
-    ("GET", "/metrics"), ("GET", "/"), ("GET", "/search.js"), ("GET", "/search.css"), ("GET", "/openapi.json"), ("GET", "/nowhere"),
+    ("GET", "/v1/models/{name}"), ("GET", "/metrics"), ("GET", "/"), ("GET", "/search.js"), ("GET", "/search.css"),
+    ("GET", "/openapi.json"), ("GET", "/nowhere"),
 ]
 
 
@@ -49,8 +51,14 @@ def test_both_keys_of_the_file_work_and_a_browser_may_send_one_as_password(guard
         openai.OpenAI(base_url=f"{guarded.url}/v1", api_key="other").models.list()
 
 
-def test_routes_that_exist_are_the_tested_ones(guarded: world.Served, keys: tuple[Path, str, str]) -> None:
+def test_routes_that_exist_are_the_tested_ones(
+    guarded: world.Served, server: world.Served, keys: tuple[Path, str, str]
+) -> None:
     schema = guarded.get("/openapi.json", headers=bearer(keys[1])).json()
+    [(name, scheme)] = schema["components"]["securitySchemes"].items()
+    assert scheme == {"type": "http", "scheme": "bearer"}
+    assert all(operation["security"] == [{name: []}] for methods in schema["paths"].values() for operation in methods.values())
+    assert "securitySchemes" not in server.get("/openapi.json").json()["components"]  # it asks for none
     assert {(method.upper(), path) for path, methods in schema["paths"].items() for method in methods} <= set(ROUTES)
 
 
@@ -65,15 +73,36 @@ def test_routes_that_exist_are_the_tested_ones(guarded: world.Served, keys: tupl
     ("/v1/search", {"query": "x", "depth": 3}, 422, "invalid"),
     ("/v1/search", {"query": "x", "filters": {"nothing": "y"}}, 422, "unknown_field"),
     ("/v1/embeddings", {"model": "pico", "input": "x" * 30_000}, 413, "body_too_long"),
+    ("/v1/search", {"query": "x", "rerank_depth": 20}, 422, "too_many_tokens"),
     ("/v1/embeddings", {"input": "x"}, 422, "invalid"),
+    ("/v1/embeddings", {"model": "pico", "input": "\ud800"}, 422, "invalid"),
+    ("/v1/embeddings", {"model": "\ud800", "input": ["x", "\ud800"]}, 422, "invalid"),
+    ("/v1/embeddings", {"model": "pico", "input": ["x"], "input_type": "query", "instruction": "x \udfff"}, 422, "invalid"),
+    ("/v1/rerank", {"model": "pico", "query": "\ud800", "documents": ["x"]}, 422, "invalid"),
+    ("/v2/rerank", {"model": "pico", "query": "x", "documents": ["x", {"text": "\ud800"}]}, 422, "invalid"),
+    ("/v1/search", {"query": "\ud800"}, 422, "invalid"),
+    ("/v1/search", {"query": "x", "filters": {"team": "\ud800"}}, 422, "invalid"),
+    ("/v1/search", {"query": "x", "filters": {"team": ["red", "\ud800"]}}, 422, "invalid"),
+    ("/v1/search", {"query": "x", "filters": {"\ud800": "red"}}, 422, "invalid"),
+    ("/v1/search", {"query": "x", "\ud800": "red"}, 422, "invalid"),
     ("/v1/nothing", {}, 404, "not_found"),
 ])
 def test_too_much_is_refused_in_one_shape(
     guarded: world.Served, keys: tuple[Path, str, str], route: str, body: dict[str, object], status: int, code: str
 ) -> None:
-    answer = guarded.post(route, body, headers=bearer(keys[1]))
+    content = json.dumps(body)  # in ASCII: half a character can be written no other way
+    answer = httpx.post(guarded.url + route, content=content, headers=bearer(keys[1]) | {"content-type": "application/json"})
     assert (answer.status_code, answer.json()["error"]["code"]) == (status, code)
     assert set(answer.json()["error"]) == {"message", "type", "param", "code"}
+
+
+def test_without_a_depth_as_many_are_reranked_as_the_limit_allows(guarded: world.Served, keys: tuple[Path, str, str]) -> None:
+    body = {"query": "gzip", "k": 20, "include_first_stage": True}
+    answer = guarded.post("/v1/search", body, headers=bearer(keys[1])).json()
+    moved = [row for row in answer["results"] if row["score"] != row["first_stage_score"]]
+    assert 1 <= len(moved) < 20 and {row["id"] for row in moved} == {row["id"] for row in answer["first_stage"][: len(moved)]}
+    told = guarded.post("/v1/search", body | {"rerank_depth": 20}, headers=bearer(keys[1])).json()["error"]
+    assert told["param"] == "rerank_depth" and told["message"].startswith("rerank_depth makes ")
 
 
 def test_a_body_that_is_no_json_is_said_to_be_none(guarded: world.Served, keys: tuple[Path, str, str]) -> None:
@@ -114,6 +143,8 @@ def test_more_requests_than_allowed_are_told_to_come_back(guarded: world.Served,
     assert answer.status_code == 429 and int(answer.headers["retry-after"]) >= 1
     assert answer.json()["error"]["type"] == "rate_limit_error"
     assert guarded.get("/livez").status_code == 200  # probes are not counted
+    assert guarded.get("/metrics").status_code == 401
+    assert "phasor_requests_running 3.0" in guarded.get("/metrics", headers=bearer(keys[1])).text  # nor is what shows the crowd
     for connection in slow:
         connection.close()
     until(lambda: guarded.get("/v1/models", headers=bearer(keys[1])).status_code == 200, "room for a request", 10)

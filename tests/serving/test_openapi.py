@@ -20,6 +20,7 @@ CHECKS = [
 ]  # fmt: skip
 ROUTES = [
     ("POST", "/v1/embeddings"), ("POST", "/v1/rerank"), ("POST", "/v2/rerank"), ("POST", "/v1/search"), ("GET", "/v1/models"),
+    ("GET", "/v1/models/{name}"),
 ]  # fmt: skip
 
 

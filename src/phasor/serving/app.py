@@ -4,8 +4,9 @@ from collections.abc import Awaitable, Callable
 from importlib import resources
 from typing import Any
 
-from fastapi import APIRouter, FastAPI
+from fastapi import APIRouter, FastAPI, Security
 from fastapi.exceptions import RequestValidationError
+from fastapi.security import HTTPBearer
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
@@ -30,7 +31,8 @@ _PAGE_HEADERS = {
 _REASONS = {
     400: "The caller went away.", 401: "No or unknown key.", 404: "No such model or route, or no index.", 408: "The body came too slowly.",
     413: "The body is too long.", 422: "The body says something that cannot be done.", 429: "Too much at once; see Retry-After.",
-    500: "A defect.", 503: "Not ready; see Retry-After.", 504: "No answer in time.",
+    500: "A defect.", 502: "The engine or the index failed; see Retry-After.", 503: "Not ready, or not any more; see Retry-After.",
+    504: "No answer in time.",
 }  # fmt: skip
 _FAILURES: dict[int | str, dict[str, Any]] = {status: {"model": Failure, "description": text} for status, text in _REASONS.items()}
 _PAGE = {"/": ("index.html", "text/html"), "/search.css": ("search.css", "text/css"), "/search.js": ("search.js", "text/javascript")}
@@ -40,8 +42,10 @@ def make_app(gateway: Gateway, keys: KeyRing | None) -> ASGIApp:
     """Everything that is served, guarded."""
     app = FastAPI(title="Phasor", version=__version__, docs_url=None, redoc_url=None, openapi_url="/openapi.json", responses=_FAILURES)
     app.include_router(operation_routes(gateway))
-    app.include_router(api_routes(gateway))
-    app.include_router(search_routes(gateway))
+    # Only said here, for /openapi.json; the guard asks for the key.
+    needed = [Security(HTTPBearer(auto_error=False))] if keys else []
+    app.include_router(api_routes(gateway), dependencies=needed)
+    app.include_router(search_routes(gateway), dependencies=needed)
     app.include_router(_page_routes())
     app.add_exception_handler(ApiError, _api_error)
     app.add_exception_handler(RequestValidationError, _invalid)
@@ -76,7 +80,8 @@ async def _invalid(request: Request, error: Exception) -> Response:
     """The first problem of a body; its value is not repeated, because it is the caller's text."""
     assert isinstance(error, RequestValidationError)
     first = error.errors()[0]
-    place = ".".join(str(part) for part in first["loc"] if part != "body")
+    # Even a name of a field may be no text; see `Text`.
+    place = ".".join(str(part) for part in first["loc"] if part != "body").encode(errors="replace").decode()
     message = "The body is not valid JSON." if first["type"] == "json_invalid" else f"{place or 'body'}: {first['msg']}."
     return ApiError(422, "invalid", message, place or None).response()
 

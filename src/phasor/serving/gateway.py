@@ -5,6 +5,7 @@ import logging
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Literal, TypeVar
 
+from phasor.config.base import Role
 from phasor.config.serving import ServeConfig
 from phasor.models.network import Vectors
 from phasor.models.tokens import Ragged
@@ -57,26 +58,27 @@ class Gateway:
         name = self.bundle.recipe.name
         return [name, f"{name}-embed", *([f"{name}-rerank"] if self.bundle.rerank else [])]
 
-    def check_model(self, name: str, role: str) -> None:
-        """Refuse a model that is not served. Raises ApiError."""
-        if name not in (self.models[0], f"{self.models[0]}-{role}") or (role == "rerank" and self.bundle.rerank is None):
-            known = ", ".join(self.models)
-            raise ApiError(404, "model_not_found", f"This server has no {role} model of that name. It serves {known}.", "model")
+    def check_model(self, name: str, role: Role | None = None) -> None:
+        """Refuse a model that is not served, or not in this role. Raises ApiError."""
+        known, of_role = self.models, f"{self.models[0]}-{role}"
+        if name not in known or (role is not None and (of_role not in known or name not in (known[0], of_role))):
+            told = f"This server has no {f'{role} ' if role else ''}model of that name. It serves {', '.join(known)}."
+            raise ApiError(404, "model_not_found", told, "model")
 
     def instruction(self, given: str | None) -> str:
         """The instruction of a query: that of the first task if none is given."""
         return given if given is not None else next(iter(self.bundle.instructions.values()))
 
-    async def embed_queries(self, queries: Sequence[str], instruction: str) -> tuple[Vectors, int]:
-        """[N, D] vectors of queries, and the tokens that were read. Raises ApiError."""
+    async def embed_queries(self, queries: Sequence[str], instruction: str, param: str) -> tuple[Vectors, int]:
+        """[N, D] vectors of queries, and the tokens that were read. Raises ApiError, about `param` if there are too many."""
         texts = await _render(queries, lambda: self.renderer.queries(queries, instruction))
-        return await self._embed(texts, "query")
+        return await self._embed(texts, "query", param)
 
     async def embed_documents(self, documents: Sequence[str]) -> tuple[Vectors, int]:
         """[N, D] vectors of passages, and the tokens that were read. Raises ApiError."""
         texts = await _render(documents, lambda: self.renderer.documents(documents))
         # A single text is somebody's question to a server without roles; many are somebody's corpus.
-        return await self._embed(texts, "query" if len(documents) == 1 else "bulk")
+        return await self._embed(texts, "query" if len(documents) == 1 else "bulk", "input")
 
     async def pairs(self, instruction: str, query: str, documents: Sequence[str], max_document_tokens: int | None = None) -> Pairs:
         """A query with rendered documents, ready to be scored."""
@@ -89,8 +91,8 @@ class Gateway:
         except (OverloadedError, EngineError) as problem:
             raise _told(problem) from None
 
-    async def _embed(self, texts: Ragged, lane: Lane) -> tuple[Vectors, int]:
-        tokens = self.check_tokens(texts, "input")
+    async def _embed(self, texts: Ragged, lane: Lane, param: str) -> tuple[Vectors, int]:
+        tokens = self.check_tokens(texts, param, "Split it.")
         try:
             return await self._ready().embed(texts, lane), tokens
         except (OverloadedError, EngineError) as problem:
@@ -109,11 +111,11 @@ class Gateway:
             raise ApiError(422, "too_many_results", f"{param} is {wanted}; at most {most} is allowed.", param)
         return wanted
 
-    def check_tokens(self, inputs: Ragged, param: str) -> int:
-        """Count tokens, and refuse too many. Raises ApiError."""
+    def check_tokens(self, inputs: Ragged, param: str, remedy: str) -> int:
+        """Count tokens, and refuse too many with what to do. Raises ApiError."""
         tokens, most = len(inputs.values), self.config.limits.max_tokens
         if tokens > most:
-            raise ApiError(422, "too_many_tokens", f"{param} has {tokens:,} tokens; at most {most:,} are allowed. Split it.", param)
+            raise ApiError(422, "too_many_tokens", f"{param} makes {tokens:,} tokens; at most {most:,} are allowed. {remedy}", param)
         return tokens
 
     def _ready(self) -> Engine:

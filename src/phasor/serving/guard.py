@@ -21,7 +21,11 @@ from phasor.serving.metrics import Metrics
 log = logging.getLogger(__name__)
 
 PROBES = {"/livez", "/readyz", "/healthz"}
+METRICS = "/metrics"
 _RETRY_S = 1.0
+
+
+_STOPPING = ApiError(503, "stopping", "The server stops before it could answer. Send the request again.", retry_after_s=_RETRY_S)
 
 
 class Guard:
@@ -61,6 +65,11 @@ class Guard:
             self._metrics.refused.labels(error.code).inc()
             if not sent:
                 await error.response(_challenge(scope) if error.status == 401 else None)(scope, receive, counted)
+        except asyncio.CancelledError:  # the time for requests under way is over
+            if sent:
+                raise
+            self._metrics.refused.labels(_STOPPING.code).inc()
+            await _STOPPING.response()(scope, receive, counted)
         finally:
             # Only routes that exist become label values: paths are the caller's words.
             route = getattr(scope.get("route"), "path", "other")
@@ -80,13 +89,15 @@ class Guard:
         return owner
 
     async def _admitted(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["path"] == METRICS:  # needed most when there is no room
+            await self._answer(scope, receive, send, await self._body(scope, receive))
+            return
         if self._running >= self._limits.max_concurrency:
             raise ApiError(429, "too_many_requests", f"{self._running} requests are under way. Try again.", retry_after_s=_RETRY_S)
         self._running += 1
         self._metrics.running.set(self._running)
         try:
-            body = await self._body(scope, receive)
-            await self._answer(scope, receive, send, body)
+            await self._answer(scope, receive, send, await self._body(scope, receive))
         finally:
             self._running -= 1
             self._metrics.running.set(self._running)

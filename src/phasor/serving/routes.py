@@ -13,6 +13,7 @@ from phasor.data.templates import render_document
 from phasor.serving.batching import LANES
 from phasor.serving.failures import ApiError, json_response
 from phasor.serving.gateway import Gateway
+from phasor.serving.guard import METRICS
 from phasor.serving.schemas import EmbeddingsRequest, RerankDocument, RerankRequest
 from phasor.serving.vectors import truncate
 
@@ -35,9 +36,12 @@ def api_routes(gateway: Gateway) -> APIRouter:
 
     @router.get("/v1/models")
     async def models() -> Response:
-        shared = {"object": "model", "created": started, "owned_by": "phasor", "bundle": gateway.bundle.digest}
-        more = {"dimensions": gateway.bundle.dims, "instructions": gateway.bundle.instructions}
-        return json_response({"object": "list", "data": [{"id": name, **shared, **more} for name in gateway.models]})
+        return json_response({"object": "list", "data": [_model(gateway, name, started) for name in gateway.models]})
+
+    @router.get("/v1/models/{name}")
+    async def model(name: str) -> Response:
+        gateway.check_model(name)
+        return json_response(_model(gateway, name, started))
 
     return router
 
@@ -56,7 +60,7 @@ def operation_routes(gateway: Gateway) -> APIRouter:
     async def ready() -> Response:
         return json_response({"state": gateway.state}, 200 if gateway.state == "ready" else 503)
 
-    @router.get("/metrics")
+    @router.get(METRICS)
     async def metrics() -> Response:
         gateway.metrics.ready.set(gateway.state == "ready")
         for lane in LANES:
@@ -75,7 +79,7 @@ async def _embeddings(gateway: Gateway, request: EmbeddingsRequest) -> Response:
         known = ", ".join(map(str, gateway.bundle.dims))
         raise ApiError(422, "dimensions", f"The model was not trained for {dims} dimensions. It gives {known}.", "dimensions")
     if request.input_type in ("query", "search_query"):
-        vectors, tokens = await gateway.embed_queries(texts, gateway.instruction(request.instruction))
+        vectors, tokens = await gateway.embed_queries(texts, gateway.instruction(request.instruction), "input")
     elif request.instruction is not None:
         raise ApiError(422, "instruction", "Documents take no instruction. Leave it out, or set input_type to query.", "instruction")
     else:
@@ -88,20 +92,30 @@ async def _embeddings(gateway: Gateway, request: EmbeddingsRequest) -> Response:
 
 
 async def _rerank(gateway: Gateway, request: RerankRequest, version: str) -> Response:
-    gateway.check_model(request.model, "rerank")
+    model = gateway.models[0] if request.model is None else request.model
+    gateway.check_model(model, "rerank")
     gateway.check_items(len(request.documents), "documents")
     documents = [_rendered(document) for document in request.documents]
     instruction = gateway.instruction(request.instruction)
     pairs = await gateway.pairs(instruction, request.query, documents, request.max_tokens_per_doc)
-    tokens = gateway.check_tokens(pairs.tokens, "documents")
+    tokens = gateway.check_tokens(pairs.tokens, "documents", "Split it.")
     scores = await gateway.score(pairs)
     order = np.argsort(-scores, kind="stable")[: request.top_n]
-    shown = [{"document": {"text": documents[i]}} if request.return_documents else {} for i in order]
+    shown = [{"document": _sent(request.documents[i])} if request.return_documents else {} for i in order]
     results = [{"index": int(i), "relevance_score": float(scores[i]), **more} for i, more in zip(order, shown, strict=True)]
     meta = {"api_version": {"version": version}, "billed_units": {"search_units": 1}}
     usage = {"prompt_tokens": tokens, "total_tokens": tokens}
-    return json_response({"id": str(uuid.uuid4()), "model": request.model, "results": results, "meta": meta, "usage": usage})
+    return json_response({"id": str(uuid.uuid4()), "model": model, "results": results, "meta": meta, "usage": usage})
 
 
 def _rendered(document: str | RerankDocument) -> str:
-    return document if isinstance(document, str) else render_document(document.title, document.text)
+    return document if isinstance(document, str) else render_document(document.title or "", document.text)
+
+
+def _sent(document: str | RerankDocument) -> dict[str, str]:
+    return {"text": document} if isinstance(document, str) else document.model_dump(exclude_unset=True)
+
+
+def _model(gateway: Gateway, name: str, created: int) -> dict[str, Any]:
+    shared = {"object": "model", "created": created, "owned_by": "phasor", "bundle": gateway.bundle.digest}
+    return {"id": name, **shared, "dimensions": gateway.bundle.dims, "instructions": gateway.bundle.instructions}

@@ -14,6 +14,8 @@ from phasor.errors import StorageError
 from phasor.indexing.backend import Found
 from phasor.indexing.loaded import LoadedIndex
 from phasor.models.network import Vectors
+from phasor.models.tokens import Ragged
+from phasor.serving.engine import Pairs
 from phasor.serving.failures import ApiError, json_response
 from phasor.serving.gateway import Gateway, log
 from phasor.serving.schemas import SearchRequest
@@ -45,12 +47,12 @@ async def _search(gateway: Gateway, request: SearchRequest) -> Response:
     depth = gateway.check_k(request.rerank_depth or min(defaults.rerank_depth, most), "rerank_depth") if rerank else 0
     instruction = gateway.instruction(request.instruction)
     times = {"start": time.monotonic()}
-    vectors, _ = await gateway.embed_queries([request.query], instruction)
+    vectors, _ = await gateway.embed_queries([request.query], instruction, "query")
     times["embed"] = time.monotonic()
     found = await _first_stage(index, truncate(vectors, index.info.dims)[0], max(k, depth), request)
     times["search"] = time.monotonic()
     texts = [render_passage(index[row].passage) for row in found.rows[:depth].tolist()] if rerank else []
-    scores = await gateway.score(await gateway.pairs(instruction, request.query, texts)) if texts else np.empty(0, np.float32)
+    scores = await _reranked(gateway, instruction, request, texts) if texts else np.empty(0, np.float32)
     times["rerank"] = time.monotonic()
     answer = {
         "query": request.query, "instruction": instruction, "index": {"version": index.version, "passages": index.info.count},
@@ -71,6 +73,16 @@ async def _first_stage(index: LoadedIndex, vector: Vectors, k: int, request: Sea
     except StorageError as error:
         log.error("serve.index: %s", error)
         raise ApiError(502, "index_failed", "The index does not answer; the server's log says why.", retry_after_s=1.0) from None
+
+
+async def _reranked(gateway: Gateway, instruction: str, request: SearchRequest, texts: Sequence[str]) -> Vectors:
+    """Scores of the texts; where the caller did not say how many to read, only of the first that are within the limit."""
+    pairs = await gateway.pairs(instruction, request.query, texts)
+    if request.rerank_depth is None:
+        fitting = int(np.searchsorted(pairs.tokens.offsets, gateway.config.limits.max_tokens, side="right")) - 1
+        pairs = Pairs(Ragged.of(list(pairs.tokens)[:fitting]), pairs.shared)
+    gateway.check_tokens(pairs.tokens, "rerank_depth", "Lower it.")
+    return await gateway.score(pairs) if len(pairs.tokens) else np.empty(0, np.float32)
 
 
 def _results(index: LoadedIndex, found: Found, scores: Vectors) -> list[dict[str, Any]]:
