@@ -186,6 +186,26 @@ def test_an_update_that_cannot_be_made_changes_nothing(build: Build, bundle: Bun
     assert read_pointer(root) == before
 
 
+def test_an_update_says_no_to_other_dimensions_and_moves_where_it_is_told(build: Build, bundle: Bundle, tmp_path: Path) -> None:
+    build(dims=16)
+    root = tmp_path / "index"
+    with pytest.raises(DataError, match="dims 32: the vectors of this index have 16. Leave dims out, or build the index again"):
+        update_index(bundle, root, None, ["d1"], IndexConfig(dims=32))
+    moved = IndexConfig.model_validate({"dims": 16, "store": {"kind": "qdrant", "url": str(tmp_path / "qdrant")}})
+    assert update_index(bundle, root, None, ["d1"], moved).store.url == str(tmp_path / "qdrant")
+    assert update_index(bundle, root, None, ["d2"], IndexConfig()).store.url == str(tmp_path / "qdrant")
+    info = update_index(bundle, root, None, ["d3"], IndexConfig.model_validate({"store": {"type": "hnsw"}}))
+    assert (info.store.kind, info.store.type, info.count) == ("faiss", "hnsw", 57)
+
+
+def test_an_id_that_comes_again_is_seen_however_late(build: Build, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("phasor.indexing.reading._RECENT", 7)
+    documents = [*world.rows(), *world.rows()[::9]]
+    with pytest.raises(DataError, match="line 61: id 'd0' occurs more than once"):
+        build(documents)
+    assert build(documents, on_bad_row="skip").count == 60
+
+
 def test_the_last_two_versions_are_kept(build: Build, bundle: Bundle, tmp_path: Path) -> None:
     build()
     root = tmp_path / "index"

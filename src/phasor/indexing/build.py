@@ -79,33 +79,35 @@ def update_index(bundle: Bundle, root: Path, add: Path | None, delete: Sequence[
         root: the index folder.
         add: as `source` of `build_index`.
         delete: ids; each must be in the index.
-        config: how to read and embed; where the vectors are stays as it is.
+        config: how to read and embed; the vectors stay where and what they are, unless it names another store.
 
     Raises:
-        PhasorError: another bundle, an unknown id, or a source that cannot be used.
+        PhasorError: another bundle or vector size, an unknown id, or a source that cannot be used.
     """
     pointer = read_pointer(root)
     folder = version_folder(root, pointer)
     info = read_info(folder, pointer.sha256)
     check_model(info, bundle)
+    if config.dims not in (None, info.dims):
+        raise DataError(f"dims {config.dims}: the vectors of this index have {info.dims}. Leave dims out, or build the index again.")
     check_files(folder, info, (DOCUMENTS, VECTORS))
     old, vectors = Documents(folder / DOCUMENTS), np.load(folder / VECTORS, mmap_mode="r", allow_pickle=False)
-    ids = old.table.column("id").to_pylist()
-    if unknown := sorted(set(delete) - set(ids)):
+    if unknown := sorted(set(delete) - {old[row].passage.id for row in np.flatnonzero(old.having("id", delete)).tolist()}):
         raise DataError(f"{len(unknown)} of the ids to delete are not in the index, first {unknown[0]!r}. Leave them out.")
-    added = {document.passage.id for document in read_documents(add, config)} if add else set()
-    gone = added.union(delete)
-    kept = [row for row, name in enumerate(ids) if name not in gone]
+    added = [document.passage.id for document in read_documents(add, config)] if add else []
+    kept = np.flatnonzero(~old.having("id", [*added, *delete]))
     shards = open_shards(root, "update", bundle.model, info.dims, config.shard_passages, pointer.sha256)
     embedder = PassageEmbedder(bundle, info.dims, config.batch_size)
     for start in range(0, len(kept), config.shard_passages):
         rows = kept[start : start + config.shard_passages]
-        shards.add([old[row] for row in rows], np.asarray(vectors[rows]), embedder)
+        shards.add([old[row] for row in rows.tolist()], np.asarray(vectors[rows]), embedder)
     if add:
         embed_all(read_documents(add, config), count_documents(add), embedder, shards, config.shard_passages)
     if not shards.count:
         raise DataError("the index would be empty. Delete fewer documents.")
-    return _finish(bundle, root, shards, info.dims, config.model_copy(update={"store": _same_store(info)}))
+    # The new version is written whole, so it may as well be written to another place.
+    chosen = config if "store" in config.model_fields_set else config.model_copy(update={"store": _same_store(info)})
+    return _finish(bundle, root, shards, info.dims, chosen)
 
 
 def check_model(info: IndexInfo, bundle: Bundle) -> None:

@@ -64,6 +64,12 @@ class Documents:
         passage = Passage(**{column: values[column] for column in COLUMNS})
         return Document(passage, {name: values[META + name] for name in self.metadata if values[META + name] is not None})
 
+    def having(self, name: str, values: Sequence[str]) -> NDArray[np.bool_]:
+        """[rows] whether each has one of these values in a field."""
+        column = self.table.column(name if name in COLUMNS else META + name)
+        found: NDArray[np.bool_] = pc.is_in(column, value_set=pa.array(list(values), pa.string())).to_numpy().astype(bool)
+        return found
+
     def selected(self, filters: Mapping[str, Sequence[str]]) -> NDArray[np.bool_] | None:
         """[rows] whether each passes every filter: its value is one of those given. None without filters.
 
@@ -74,10 +80,9 @@ class Documents:
         for name, values in filters.items():
             if name not in self.fields:
                 raise KeyError(name)
-            column = self.table.column(name if name in COLUMNS else META + name)
-            found = pc.is_in(column, value_set=pa.array(list(values), pa.string()))
-            mask = found if mask is None else pc.and_(mask, found)
-        return None if mask is None else mask.to_numpy().astype(bool)
+            found = self.having(name, values)
+            mask = found if mask is None else mask & found
+        return mask
 
 
 class DocumentWriter:
