@@ -211,6 +211,40 @@ def test_failures_repetitions_and_changes_run_what_they_must_and_nothing_else(re
 
 
 @pytest.mark.slow
+def test_a_warm_up_model_of_other_settings_is_not_kept(repository: Path) -> None:
+    params = repository / "params.yaml"
+    reproduce(load_recipe(params), repository, workers=2)
+    runs(repository)
+    text = params.read_text()
+    assert text.count("seed: 0\n") == 1
+    params.write_text(text.replace("seed: 0\n", "seed: 1\n"))
+    with pytest.raises(PhasorError, match="--keep-warmup: warmup-embed was not made with the present seed, as .*Run without"):
+        reproduce(load_recipe(params), repository, workers=2, keep_warmup=True)
+    assert runs(repository) == []
+    params.write_text(text.replace("seed: 0\n", "seed: 0x0  # the same\n"))
+    reproduce(load_recipe(params), repository, workers=2, keep_warmup=True)
+    assert runs(repository) == []
+    (repository / "dvc.lock").unlink()
+    with pytest.raises(PhasorError, match="warmup-embed was not made with the present seed, model.embed, warmup.embed"):
+        reproduce(load_recipe(params), repository, workers=2, keep_warmup=True)
+
+
+@pytest.mark.slow
+def test_stages_watch_the_files_that_the_recipe_names_now(repository: Path, caplog: pytest.LogCaptureFixture) -> None:
+    params = repository / "params.yaml"
+    reproduce(load_recipe(params), repository, workers=2)
+    assert "rendered anew" not in caplog.text
+    runs(repository)
+    (repository / "code.jsonl").rename(repository / "moved.jsonl")
+    params.write_text(params.read_text().replace("code.jsonl", "moved.jsonl"))
+    reproduce(load_recipe(params), repository, workers=2)
+    assert "dvc.yaml did not fit params.yaml and is rendered anew" in caplog.text
+    assert "collect-code" in runs(repository) and "moved.jsonl" in (repository / "dvc.yaml").read_text()
+    (repository / "moved.jsonl").write_text("{}\n")
+    assert changed(repository) == {"collect-code"}
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
 def test_nothing_works_on_for_a_run_that_was_killed_alone(make_project: MakeProject, number: signal.Signals) -> None:
     recipe, path = make_project(tasks=("basic",), roles=("embed",))

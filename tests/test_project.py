@@ -138,6 +138,19 @@ def test_mistakes_are_named_and_leave_nothing_behind(tmp_path: Path) -> None:
         init_project(tmp_path / "file", tmp_path / "notes", "documents")
 
 
+def test_a_project_cannot_lie_within_its_documents(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    notes = tmp_path / "notes"
+    write_notes(notes)
+    (tmp_path / "link").symlink_to(notes)
+    before = sorted(notes.iterdir())
+    monkeypatch.chdir(notes)
+    (notes / "deep").mkdir()
+    for directory in (Path("project"), Path("deep"), Path("deep/project"), tmp_path / "link/project"):
+        with pytest.raises(PhasorError, match="lies within the documents, .*. Name a new folder outside of them"):
+            init_project(directory, Path(), "documents")
+    assert sorted(notes.iterdir()) == sorted([*before, notes / "deep"]) and not list((notes / "deep").iterdir())
+
+
 @pytest.mark.parametrize("existing", [False, True])
 def test_a_failure_in_the_middle_is_undone(existing: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_notes(tmp_path / "notes")

@@ -5,6 +5,7 @@ the recipe: DVC leaves the folder of a removed task on disk, and a dependency on
 """
 
 import contextlib
+import logging
 import multiprocessing
 import os
 import signal
@@ -33,7 +34,10 @@ from phasor.standby import standby
 
 WORK = Path("work")
 PARAMS = "params.yaml"
+_DVC_YAML = "dvc.yaml"
 _HEADER = "# Rendered from params.yaml by `phasor dvc`: change the recipe and render again.\n"
+
+log = logging.getLogger(__name__)
 
 
 def stages(recipe: Recipe) -> dict[str, dict[str, Any]]:
@@ -66,7 +70,7 @@ def write_dvc_yaml(recipe: Recipe, recipe_path: Path) -> Path:
     if recipe_path.name != PARAMS:
         raise PhasorError(f"DVC reads its parameters from {PARAMS}; copy {recipe_path} there and run `phasor dvc` again.")
     _complete(recipe, recipe_path)
-    target = recipe_path.with_name("dvc.yaml")
+    target = recipe_path.with_name(_DVC_YAML)
     write_text(render(recipe), target)
     return target
 
@@ -74,19 +78,24 @@ def write_dvc_yaml(recipe: Recipe, recipe_path: Path) -> Path:
 def reproduce(recipe: Recipe, root: Path, workers: int, keep_warmup: bool = False) -> None:
     """Bring every stage up to date, `workers` at a time, each by `dvc repro --single-item`.
 
-    DVC alone runs one stage after the other; here independent ones, such as the specialists, run side by side.
+    DVC alone runs one stage after the other; here independent ones, such as the specialists, run side by side. A dvc.yaml that
+    was rendered from another recipe would watch other files than those that are read: it is rendered anew first.
 
     Args:
-        recipe: what dvc.yaml was rendered from.
-        root: folder of dvc.yaml.
+        recipe: that of the params.yaml in `root`.
+        root: folder of params.yaml and dvc.yaml.
         workers: stages at once.
         keep_warmup: warm-up models that exist stay as they are though a task's data changed, so that only this task's
             specialist is trained again. Paper section 4.3: the cost of a later change.
 
     Raises:
-        PhasorError: a stage failed. Stages under way are finished first, and DVC keeps everything that is done.
+        PhasorError: a stage failed. Stages under way are finished first, and DVC keeps everything that is done. Or a warm-up
+            model that is to be kept was made with other settings.
     """
+    if not (root / _DVC_YAML).exists() or (root / _DVC_YAML).read_text(encoding="utf-8") != render(recipe):
+        log.warning("%s did not fit %s and is rendered anew", write_dvc_yaml(recipe, root / PARAMS), PARAMS)
     known = stages(recipe)
+    kept = _kept(known, root) if keep_warmup else frozenset()
     before = predecessors(known)
     needed = ancestors(before)
     waiting, sharing = dependants(needed), side_by_side(needed)
@@ -103,8 +112,7 @@ def reproduce(recipe: Recipe, root: Path, workers: int, keep_warmup: bool = Fals
             ready = sorted([*ready, *sorter.get_ready()], key=lambda name: -waiting[name])
             while ready and len(running) < workers and not failed:
                 name = ready.pop(0)
-                keep = keep_warmup and name.startswith("warmup-") and all((root / out).exists() for out in known[name]["outs"])
-                arguments = ["commit", "--force"] if keep else ["repro", "--single-item"]
+                arguments = ["commit", "--force"] if name in kept else ["repro", "--single-item"]
                 threads = threads_for(min(workers, sharing[name]))
                 arguments = ["--wait-for-lock", "--cd", str(root.resolve()), *arguments, "--quiet", name]
                 running[pool.submit(_dvc, arguments, threads, passes)] = name
@@ -116,6 +124,28 @@ def reproduce(recipe: Recipe, root: Path, workers: int, keep_warmup: bool = Fals
                     sorter.done(name)
     if failed:
         raise PhasorError(f"stage {', '.join(failed)} failed; its message stands above. Mend it and run the same command to go on.")
+
+
+def _kept(known: Mapping[str, dict[str, Any]], root: Path) -> frozenset[str]:
+    """Warm-up stages whose model exists. Raises PhasorError if one was made with other settings than the present ones."""
+    kept = [name for name in known if name.startswith("warmup-") and all((root / out).exists() for out in known[name]["outs"])]
+    read = YAML(typ="safe").load  # numbers as DVC reads them
+    params, lock = read(root / PARAMS), root / "dvc.lock"
+    recorded = read(lock)["stages"] if lock.exists() else {}
+    for name in kept:
+        before = recorded.get(name, {}).get("params", {}).get(PARAMS, {})
+        if changed := [key for key in known[name]["params"] if key not in before or before[key] != _value(params, key)]:
+            raise PhasorError(
+                f"--keep-warmup: {name} was not made with the present {', '.join(changed)}, as far as dvc.lock knows. "
+                "Run without --keep-warmup to train it again, or take the change back."
+            )
+    return frozenset(kept)
+
+
+def _value(tree: Any, key: str) -> Any:
+    for part in key.split("."):
+        tree = tree.get(part) if isinstance(tree, dict) else None
+    return tree
 
 
 def predecessors(known: dict[str, dict[str, Any]]) -> dict[str, set[str]]:

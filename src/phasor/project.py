@@ -48,13 +48,17 @@ def init_project(directory: Path, documents: Path, recipe_name: str) -> str:
         What was made and what to run next.
 
     Raises:
-        PhasorError: the folder is not empty, the documents do not exist or the recipe is unknown; nothing is left behind.
+        PhasorError: the folder is not empty or lies within the documents, these do not exist or the recipe is unknown; nothing is
+            left behind.
     """
     if directory.exists() and not directory.is_dir():
         raise PhasorError(f"{directory} is not a folder. Name a new folder.")
     if directory.exists() and any(directory.iterdir()):
         raise PhasorError(f"{directory} is not empty. Name a new folder.")
     source = _source(documents.resolve())
+    if documents.is_dir() and directory.resolve().is_relative_to(documents.resolve()):
+        # They would contain the project's own files, which DVC refuses; and every run would read what the one before wrote.
+        raise PhasorError(f"{directory} lies within the documents, {documents.resolve()}. Name a new folder outside of them.")
     text = _adapt(recipe_text(recipe_name), directory.resolve().name, source)
     recipe = parse_recipe(text, origin=f"recipe {recipe_name}")
     created = not directory.exists()
