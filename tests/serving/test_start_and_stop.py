@@ -185,3 +185,18 @@ def test_sigterm_drains(bundle: Path, tmp_path: Path) -> None:
         assert answers == [200] and served.process.wait(timeout=30) == 0
         with pytest.raises(httpx.ConnectError):
             served.get("/livez")
+
+
+def test_a_request_for_which_there_is_no_time_left_is_told_to_go_elsewhere(bundle: Path, tmp_path: Path) -> None:
+    settings = ["--set", "drain_s=0.2", "--set", "shutdown_s=0", "--set", "engine.precision=float32"]
+    with world.serving(tmp_path / "log", bundle, *settings) as served:
+        answers: list[httpx.Response] = []
+        body = {"model": "pico", "input": ["word " * 110] * 2048}
+        long = threading.Thread(target=lambda: answers.append(served.post("/v1/embeddings", body)))
+        long.start()
+        until(lambda: "phasor_requests_running 1.0" in served.get("/metrics").text, "the request under way", 10, every=0.02)
+        served.terminate()
+        long.join()
+        assert answers[0].status_code == 503 and answers[0].headers["retry-after"] == "1", answers[0].text
+        assert answers[0].json()["error"]["code"] == "stopping" and served.process.wait(timeout=30) == 0
+    assert "Traceback" not in (tmp_path / "log").read_text()
