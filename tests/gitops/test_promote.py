@@ -101,6 +101,33 @@ def test_a_proposal_that_somebody_else_pushed_is_found(
             assert code == 0 and f"is proposed already, on branch origin/{branch}. Nothing to do." in told.out
 
 
+def test_what_others_pushed_meanwhile_counts(
+    end: End, promote: Promote, deployment: Deployment, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Somebody merges the proposal and rolls it back, elsewhere; seen from an old clone it would be proposed once more."""
+    request, _ = end()
+    other = Deployment(deployment.origin, tmp_path / "other")
+    subprocess.run(["git", "clone", "--quiet", str(other.origin), str(other.clone)], check=True)
+    for key, value in {"user.name": "colleague", "user.email": "colleague@example.org"}.items():
+        git(other.clone, "config", key, value)
+    assert main(["gitops", "promote", str(other.request), "--values", str(other.values)]) == 0
+    branch = f"promote/blue-{request.short_key}"
+    git(other.clone, "push", "--quiet", "origin", branch)
+    capsys.readouterr()
+    assert promote() == 0 and f"is proposed already, on branch origin/{branch}" in capsys.readouterr().out
+    other.merge(branch)
+    git(other.clone, "revert", "--no-edit", "HEAD")
+    git(other.clone, "push", "--quiet", "origin", "HEAD", f":{branch}")
+    assert promote() == 2
+    assert "is not up to date with origin/main [behind 2]. Run `git pull` there, then this again." in capsys.readouterr().err
+    git(deployment.clone, "pull", "--quiet")
+    assert promote() == 0 and "is served no longer: rolled back" in capsys.readouterr().out
+    git(deployment.clone, "remote", "set-url", "origin", str(tmp_path / "nowhere"))
+    assert promote() == 2 and "`git fetch` in " in capsys.readouterr().err
+    git(deployment.clone, "branch", "--unset-upstream")
+    assert promote() == 0, "without an upstream there is nothing to compare with"
+
+
 def test_a_rollback_is_a_revert_and_stays_one(
     end: End, promote: Promote, deployment: Deployment, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -184,6 +211,11 @@ def test_a_branch_in_the_way_and_an_unknown_committer_are_told(
         ((VALUES, "active: [\n"), "v.yaml is not valid YAML"),
         ((VALUES, "- a\n"), "v.yaml is no mapping"),
         ((VALUES, "replicas: 2\n"), "names no active track and 0 tracks. Name one with --track"),
+        ((VALUES, "tracks: [a]\n"), "v.yaml: tracks is no mapping. Write it as in the values of the serving chart"),
+        ((VALUES, "tracks: {blue: x}\n"), "v.yaml: tracks: blue is no mapping"),
+        ((VALUES, "active: blue\ntracks: {blue: {bundle: s3://phasor/next}}\n"), "v.yaml: tracks.blue: bundle is no mapping"),
+        ((VALUES, "active: [blue]\n"), r"v.yaml: \['blue'\] is no name of a track"),
+        ((VALUES, "tracks: {1: {}}\n"), "v.yaml: 1 is no name of a track. Write it in quotes"),
     ],
 )
 def test_values_that_cannot_take_a_bundle_are_refused(change: tuple[str, str], message: str | None) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import yaml
 
+from phasor.errors import PhasorError
 from phasor.gitops.values import put
 
 from .world import ROOT
@@ -58,5 +59,5 @@ def test_values_of_the_chart_keep_every_other_line(path: Path, track: str) -> No
 
 
 def test_a_mapping_is_not_written_over() -> None:
-    with pytest.raises(ValueError, match="a.b is a mapping"):
+    with pytest.raises(PhasorError, match="a.b is a mapping"):
         put("a: {b: {c: 1}}\n", ["a", "b"], "x")

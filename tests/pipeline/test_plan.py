@@ -153,6 +153,7 @@ def test_a_form_names_a_recipe_or_holds_its_text() -> None:
         ("quickstart", ["merge.serch_steps=3"], "unknown key 'merge.serch_steps'; did you mean 'search_steps'"),
         ("tasks: [", [], "recipe is not valid YAML"),
         ("s3:///x", [], "is no place in an object store"),
+        ("s3://recipes", [], "s3://recipes names no object. Write s3://BUCKET/KEY"),
     ],
 )
 def test_a_wrong_form_has_the_message_of_the_command_line(recipe: str, overrides: list[str], message: str) -> None:

@@ -98,6 +98,7 @@ def test_a_full_store_says_so_at_once(faulty: Proxy) -> None:
         ({"secret_key": "wrong-secret"}, "SignatureDoesNotMatch.*Check AWS_SECRET_ACCESS_KEY"),
         ({"endpoint": ""}, "no object store is set. Set PHASOR_S3_ENDPOINT"),
         ({"access_key": ""}, "no credentials for the object store. Set AWS_ACCESS_KEY_ID"),
+        ({"endpoint": "http://minio:port"}, "PHASOR_S3_ENDPOINT=http://minio:port is no address .*Set it to one"),
         ({"ca_file": "/nowhere.pem"}, "PHASOR_S3_CA=/nowhere.pem cannot be used"),
     ],
 )
@@ -119,11 +120,13 @@ def test_nobody_there_is_named(minio: Server) -> None:
         store("http://127.0.0.1:1").read(PLACE, "x")
 
 
-@pytest.mark.parametrize("uri", ["", "bucket/prefix", "http://bucket/prefix", "s3:///prefix"])
+@pytest.mark.parametrize(
+    "uri", ["", "bucket/prefix", "http://bucket/prefix", "s3:///prefix", "s3://ab/x", "s3://[b", "s3://b c", "s3://b__/../x", "s3://10.0.0.1/x"]
+)
 def test_only_s3_places_are_taken(uri: str) -> None:
-    with pytest.raises(StorageError, match="is no place in an object store"):
+    with pytest.raises(StorageError, match="is no place in an object store .*Write s3://BUCKET/PREFIX"):
         Place.parse(uri)
 
 
 def test_places_have_no_slashes_at_their_ends() -> None:
-    assert Place.parse("s3://b/p/q/") == Place("b", "p/q") and Place.parse("s3://b").key("x") == "x"
+    assert Place.parse("s3://bbb/p/q/") == Place("bbb", "p/q") and Place.parse("s3://bbb").key("x") == "x"

@@ -35,13 +35,14 @@ def promote(request: Request, result: Result, values: Path, track: str | None) -
     Raises:
         GateFailed: a gate is red; nothing changes.
         ArtifactError: the bundle is no longer in the store.
-        PhasorError: the values cannot take it, or Git refuses.
+        PhasorError: the values cannot take it, the work tree is behind its upstream, or Git refuses.
     """
     if not result.passed:
         red = "; ".join(f"{role}: {in_words(verdict)}" for role, verdict in result.gates.items() if not verdict.passed)
         raise GateFailed(f"{request.run_name} is not promoted, the gate is red. {red}. Nothing was changed.")
     repository = Repository.around(values)
     name = repository.name(values)
+    repository.catch_up()
     before = repository.content("HEAD", name)
     if before is None:
         raise PhasorError(f"{name} is not committed in {repository.root}. Commit the serving values first.")
@@ -78,10 +79,12 @@ def put_bundle(text: str, name: str, track: str | None, location: str, sha256: s
         raise PhasorError(f"{name} is not valid YAML: {error}") from None
     if not isinstance(tree, dict):
         raise PhasorError(f"{name} is no mapping. Name the values of the serving chart.")
-    tracks = tree.get("tracks") or {}
+    tracks = _mapping(tree, "tracks", name)
     chosen = track or tree.get("active") or _only(tracks, name)
-    entry = tracks.get(chosen) or {}
-    bundle, index = entry.get("bundle") or {}, entry.get("index") or {}
+    if not isinstance(chosen, str):
+        raise PhasorError(f"{name}: {chosen!r} is no name of a track. Write it in quotes.")
+    entry = _mapping(tracks, chosen, f"{name}: tracks")
+    bundle, index = (_mapping(entry, part, f"{name}: tracks.{chosen}") for part in ("bundle", "index"))
     if (bundle.get("location"), bundle.get("sha256")) == (location, sha256):
         return chosen, text
     if bundle.get("existingClaim"):
@@ -93,6 +96,14 @@ def put_bundle(text: str, name: str, track: str | None, location: str, sha256: s
         )
     place = ("tracks", chosen, "bundle")
     return chosen, put(put(text, (*place, "location"), location), (*place, "sha256"), sha256)
+
+
+def _mapping(tree: Mapping[str, Any], key: str, where: str) -> Mapping[str, Any]:
+    """What stands at a key of the values; nothing is an empty mapping."""
+    found = tree.get(key) or {}
+    if not isinstance(found, dict):
+        raise PhasorError(f"{where}: {key} is no mapping. Write it as in the values of the serving chart.")
+    return found
 
 
 def _only(tracks: Mapping[str, Any], name: str) -> str:

@@ -45,6 +45,21 @@ class Repository:
         found = self.run("for-each-ref", "--format=%(refname:short)", f"refs/heads/{name}", f"refs/remotes/*/{name}").split()
         return found[0] if found else None
 
+    def catch_up(self) -> None:
+        """Fetch, and see that nothing is missing here which others pushed. Does nothing on a branch without an upstream.
+
+        Raises:
+            PhasorError: the branch lacks commits of its upstream, or Git cannot reach it.
+        """
+        head = _git(self.root, "symbolic-ref", "--quiet", "HEAD").stdout.strip()
+        remote = self.run("for-each-ref", "--format=%(upstream:remotename)", head).strip() if head else ""
+        if not remote:
+            return
+        self.run("fetch", "--quiet", "--prune", remote)
+        upstream, _, distance = self.run("for-each-ref", "--format=%(upstream:short) %(upstream:track)", head).strip().partition(" ")
+        if "behind" in distance:
+            raise PhasorError(f"{self.root} is not up to date with {upstream} {distance}. Run `git pull` there, then this again.")
+
     def commit_with(self, line: str) -> str | None:
         """The newest commit of HEAD whose message has that line.
 

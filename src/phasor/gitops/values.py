@@ -4,6 +4,8 @@ from collections.abc import Sequence
 
 import yaml
 
+from phasor.errors import PhasorError
+
 _STEP = "  "
 
 
@@ -14,6 +16,9 @@ def put(text: str, keys: Sequence[str], value: str) -> str:
         text: YAML of a mapping, or nothing.
         keys: from the outermost.
         value: a string.
+
+    Raises:
+        PhasorError: a mapping stands there.
     """
     node: yaml.MappingNode | None = yaml.compose(text, yaml.SafeLoader)  # type: ignore[assignment]
     for depth, key in enumerate(keys):
@@ -26,7 +31,7 @@ def put(text: str, keys: Sequence[str], value: str) -> str:
             new = _quoted(value, found.style) if depth == len(keys) - 1 else _flow(keys[depth + 1 :], value)
             return text[:start] + gap + new + text[end:]
         node = found
-    raise ValueError(f"{'.'.join(keys)} is a mapping")
+    raise PhasorError(f"{'.'.join(keys)} is a mapping in these values. Write text there.")
 
 
 def _insert(text: str, node: yaml.MappingNode | None, keys: Sequence[str], value: str) -> str:

@@ -28,6 +28,8 @@ def read_form(recipe: str, overrides: Sequence[str], roles: Sequence[str]) -> Re
 def _text(recipe: str) -> str:
     if recipe.startswith("s3://"):
         place = Place.parse(recipe)
+        if not place.prefix:
+            raise RecipeError(f"recipe: {recipe} names no object. Write s3://BUCKET/KEY.")
         try:
             return Store(store_settings()).read(Place(place.bucket, ""), place.prefix).decode("utf-8")
         except FileNotFoundError:

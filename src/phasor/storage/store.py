@@ -15,6 +15,7 @@ import certifi
 import urllib3
 from minio import Minio
 from minio.error import InvalidResponseError, S3Error, ServerError
+from minio.helpers import check_bucket_name, check_object_name
 from tenacity import RetryCallState, Retrying, retry_if_exception, stop_after_attempt, wait_random_exponential
 from urllib3.exceptions import HTTPError
 
@@ -53,10 +54,14 @@ class Place:
     @classmethod
     def parse(cls, uri: str) -> Self:
         """Read s3://BUCKET/PREFIX. Raises StorageError for anything else."""
-        parts = urlsplit(uri)
-        if parts.scheme != "s3" or not parts.netloc:
-            raise StorageError(f"{uri!r} is no place in an object store. Write s3://BUCKET/PREFIX.")
-        return cls(parts.netloc, parts.path.strip("/"))
+        try:
+            parts = urlsplit(uri)
+            bucket, prefix = parts.netloc if parts.scheme == "s3" else "", parts.path.strip("/")
+            check_bucket_name(bucket)
+            check_object_name(prefix or bucket)
+        except ValueError as error:
+            raise StorageError(f"{uri!r} is no place in an object store ({first_line(error)}). Write s3://BUCKET/PREFIX.") from None
+        return cls(bucket, prefix)
 
     def key(self, name: str) -> str:
         """Full key of an object below the prefix."""
@@ -74,7 +79,7 @@ class Store:
             wait_s: first pause between tries; the longest is 30 times that.
 
         Raises:
-            StorageError: no endpoint or no credentials are set, or the certificates cannot be read.
+            StorageError: no endpoint or no credentials are set, the endpoint is no address, or the certificates cannot be read.
         """
         if not settings.endpoint:
             raise StorageError("no object store is set. Set PHASOR_S3_ENDPOINT, for example to http://minio:9000.")
@@ -82,11 +87,16 @@ class Store:
             raise StorageError("no credentials for the object store. Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or PHASOR_S3_SECRET.")
         url = urlsplit(settings.endpoint if "//" in settings.endpoint else f"https://{settings.endpoint}")
         self.endpoint, self._wait_s = url.netloc, wait_s
-        self._client = Minio(
-            endpoint=url.netloc, access_key=settings.access_key, secret_key=settings.secret_key,
-            session_token=settings.session_token or None, secure=url.scheme != "http", region=settings.region,
-            http_client=_pool(settings.ca_file),
-        )  # fmt: skip
+        pool = _pool(settings.ca_file)
+        try:
+            self._client = Minio(
+                endpoint=url.netloc, access_key=settings.access_key, secret_key=settings.secret_key,
+                session_token=settings.session_token or None, secure=url.scheme != "http", region=settings.region, http_client=pool,
+            )  # fmt: skip
+        except ValueError as error:
+            raise StorageError(
+                f"PHASOR_S3_ENDPOINT={settings.endpoint} is no address ({first_line(error)}). Set it to one, for example http://minio:9000."
+            ) from None
 
     def size(self, place: Place, name: str) -> int | None:
         """Bytes of an object, or None if there is none."""
