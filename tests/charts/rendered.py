@@ -3,6 +3,7 @@
 import os
 import shutil
 import subprocess
+import tempfile
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -17,23 +18,24 @@ APIS = ("monitoring.coreos.com/v1", "keda.sh/v1alpha1", "gateway.networking.k8s.
 Object = dict[str, Any]
 
 
-def binary() -> str:
-    """The helm program: from the path, or built by Go before. Skips the test where there is none."""
+def program(name: str, module: str) -> str:
+    """A program: from the path, or built by Go before from `module`. Skips the test where there is none."""
     home = [os.environ.get("GOBIN", ""), os.environ.get("GOPATH", str(Path.home() / "go")) + "/bin"]
-    found = shutil.which("helm", path=os.pathsep.join([os.environ.get("PATH", ""), *filter(None, home)]))
+    found = shutil.which(name, path=os.pathsep.join([os.environ.get("PATH", ""), *filter(None, home)]))
     if found is None:
-        pytest.skip("no helm here; build one with `go install helm.sh/helm/v3/cmd/helm@v3.21.4`")
+        pytest.skip(f"no {name} here; build one with `go install {module}`")
     return found
 
 
 def helm(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([binary(), *map(str, arguments)], capture_output=True, text=True, check=False, timeout=60)
+    binary = program("helm", "helm.sh/helm/v3/cmd/helm@v3.21.4")
+    return subprocess.run([binary, *map(str, arguments)], capture_output=True, text=True, check=False, timeout=60)
 
 
-def template(*arguments: str | Path, apis: tuple[str, ...] = APIS) -> subprocess.CompletedProcess[str]:
+def template(*arguments: str | Path, apis: tuple[str, ...] = APIS, release: str = "rel") -> subprocess.CompletedProcess[str]:
     """`helm template` for a cluster that knows every optional API."""
     known = [part for api in apis for part in ("--api-versions", api)]
-    return helm("template", "rel", CHART, "--namespace", "search", "--kube-version", "1.34.0", *known, *arguments)
+    return helm("template", release, CHART, "--namespace", "search", "--kube-version", "1.34.0", *known, *arguments)
 
 
 @cache
@@ -41,6 +43,16 @@ def objects(case: str, *changes: str) -> tuple[Object, ...]:
     """What `ci/<case>.yaml` gives, with some settings changed. Not to be changed."""
     settings = [part for change in changes for part in ("--set", change)]
     result = template("-f", CHART / "ci" / f"{case}.yaml", *settings)
+    assert result.returncode == 0, result.stderr
+    return tuple(tree for tree in yaml.safe_load_all(result.stdout) if tree)
+
+
+def with_values(case: str, values: Object, release: str = "rel") -> tuple[Object, ...]:
+    """What `ci/<case>.yaml` gives with these values over it."""
+    with tempfile.NamedTemporaryFile("w", suffix=".yaml") as file:
+        yaml.safe_dump(values, file)
+        file.flush()
+        result = template("-f", CHART / "ci" / f"{case}.yaml", "-f", file.name, release=release)
     assert result.returncode == 0, result.stderr
     return tuple(tree for tree in yaml.safe_load_all(result.stdout) if tree)
 

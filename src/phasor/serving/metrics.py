@@ -35,6 +35,8 @@ class Metrics:
         self.index_passages = Gauge("phasor_index_passages", "Passages of the index that is searched.", registry=self.registry)
         self.index_recall = Gauge("phasor_index_recall_at_10", "Recall@10 of that index against exact search.", registry=self.registry)
         self.index_swaps = Counter("phasor_index_swaps", "Indexes taken into use or refused.", ("outcome",), registry=self.registry)
+        for outcome in ("taken", "refused"):
+            self.index_swaps.labels(outcome)  # from the start, or Prometheus would see no increase at the first
         self.info = Gauge("phasor_info", "What is served.", ("version", "model", "bundle", "engine"), registry=self.registry)
 
     def read(self, role: Role, lane: Lane, tokens: int) -> None:
