@@ -12,7 +12,7 @@ CHART = Path(__file__).parent / "phasor"
 _KEY = re.compile(r"^(?P<indent> *)(?P<name>[A-Za-z]+):")
 _OPEN = {
     "commonLabels", "config", "resources", "nodeSelector", "affinity", "podAnnotations", "podLabels", "ingress.annotations",
-    "monitoring.labels", "vllm.embed.resources", "vllm.rerank.resources",
+    "monitoring.labels", "service.annotations", "vllm.embed.resources", "vllm.rerank.resources",
 }
 """Objects whose keys are not the chart's to know."""
 _CHOICES = {
@@ -28,7 +28,21 @@ _PATTERNS = {
     "objectStore.endpoint": "^(https?://.+)?$", "qdrant.url": "^(https?://.+)?$",
 }
 _TAGS = {"image.tag", "vllm.image.tag"}
+_LEAST = {"vllm.embed.replicas": 1}
 _TEXT = {"type": "string"}
+_NUMBER = {"type": ["integer", "null"]}
+_WHOLE: dict[str, dict[str, Any]] = {
+    "global.imagePullSecrets": {"type": "array", "items": {"anyOf": [
+        _TEXT, {"type": "object", "additionalProperties": False, "required": ["name"], "properties": {"name": _TEXT}}]}},
+    "pdb.minAvailable": {"anyOf": [{"type": "integer", "minimum": 0}, {"type": "string", "pattern": "^[0-9]+%$"}]},
+    "podSecurityContext": {"type": "object", "additionalProperties": False, "properties": {
+        "runAsUser": _NUMBER, "runAsGroup": _NUMBER, "fsGroup": _NUMBER, "seLinuxOptions": {"type": "object"},
+        "supplementalGroups": {"type": "array", "items": {"type": "integer"}},
+        "supplementalGroupsPolicy": {"enum": ["Merge", "Strict"]}, "fsGroupChangePolicy": {"enum": ["OnRootMismatch", "Always"]}}},
+    "rollingUpdate": {"type": "object", "additionalProperties": False, "properties": {
+        "maxSurge": {"type": ["integer", "string"]}, "maxUnavailable": {"type": ["integer", "string"]}}},
+}  # fmt: skip
+"""Schemas that the default does not tell."""
 _S3 = {"type": "string", "pattern": "^(s3://.+)?$"}
 _TRACK = {
     "type": "object", "additionalProperties": False, "required": ["bundle"], "properties": {
@@ -69,20 +83,18 @@ def leaves(tree: dict[str, Any], described: dict[str, str], prefix: str = "") ->
 
 def schema(value: Any, described: dict[str, str], key: str = "") -> dict[str, Any]:
     """Closed JSON schema of a default."""
-    if key == "tracks":
+    found: dict[str, Any]
+    if key in _WHOLE:
+        found = dict(_WHOLE[key])
+    elif key == "tracks":
         names = {"pattern": "^[a-z][a-z0-9]{0,9}$"}
-        found: dict[str, Any] = {"type": "object", "minProperties": 1, "propertyNames": names, "additionalProperties": _TRACK}
+        found = {"type": "object", "minProperties": 1, "propertyNames": names, "additionalProperties": _TRACK}
     elif isinstance(value, dict) and key not in _OPEN:
-        # A platform chooses what is null.
         below = {name: schema(child, described, f"{key}.{name}".lstrip(".")) for name, child in value.items()}
         found = {"type": "object", "additionalProperties": False, "properties": below}
-    elif key.startswith("podSecurityContext."):
-        found = {"type": ["integer", "null"]}
-    elif key.startswith("rollingUpdate."):
-        found = {"type": ["integer", "string"]}
     else:
         kinds = {dict: "object", list: "array", bool: "boolean", int: "integer", str: "string"}
-        found = {"type": kinds[type(value)]} | ({"minimum": 0} if type(value) is int else {})
+        found = {"type": kinds[type(value)]} | ({"minimum": _LEAST.get(key, 0)} if type(value) is int else {})
     found |= {"enum": _CHOICES[key]} if key in _CHOICES else {}
     found |= {"pattern": _PATTERNS[key]} if key in _PATTERNS else {}
     found |= {"not": {"const": "latest"}} if key in _TAGS else {}

@@ -1,9 +1,10 @@
+{{/* With a track and "-rerank-" behind it no longer than Kubernetes leaves the beginning of a pod's name, by which KEDA knows pods. */}}
 {{- define "phasor.fullname" -}}
 {{- if .Values.fullnameOverride -}}
-{{- .Values.fullnameOverride | trunc 52 | trimSuffix "-" -}}
+{{- .Values.fullnameOverride | trunc 39 | trimSuffix "-" -}}
 {{- else -}}
 {{- $name := default .Chart.Name .Values.nameOverride -}}
-{{- ternary .Release.Name (printf "%s-%s" .Release.Name $name) (contains $name .Release.Name) | trunc 52 | trimSuffix "-" -}}
+{{- ternary .Release.Name (printf "%s-%s" .Release.Name $name) (contains $name .Release.Name) | trunc 39 | trimSuffix "-" -}}
 {{- end -}}
 {{- end -}}
 
@@ -31,6 +32,14 @@ phasor/track: {{ . }}
 {{- end }}
 {{- end -}}
 
+{{/* Labels of pods, from what phasor.labels takes. */}}
+{{- define "phasor.podLabels" -}}
+{{ include "phasor.labels" . }}
+{{- with .ctx.Values.podLabels }}
+{{ toYaml . }}
+{{- end }}
+{{- end -}}
+
 {{- define "phasor.image" -}}
 {{- $registry := default .image.registry .ctx.Values.global.imageRegistry -}}
 {{- $name := ternary .image.repository (printf "%s/%s" $registry .image.repository) (empty $registry) -}}
@@ -54,14 +63,66 @@ seccompProfile: {type: RuntimeDefault}
 {{- or (eq .Values.autoscaling.type "hpa") (and (eq .Values.autoscaling.type "keda") (eq .Values.engine "builtin")) -}}
 {{- end -}}
 
-{{/* Port of a URL. */}}
-{{- define "phasor.port" -}}
-{{- $host := (urlParse .).host -}}
-{{- if contains ":" $host -}}
-{{- last (splitList ":" $host) -}}
-{{- else -}}
-{{- ternary "443" "80" (hasPrefix "https" .) -}}
+{{/* (dict "ctx" $ "track" {…}): pods of a track where nothing scales it; 0 turns it off. */}}
+{{- define "phasor.replicas" -}}
+{{- int (ternary .ctx.Values.replicas .track.replicas (kindIs "invalid" .track.replicas)) -}}
 {{- end -}}
+
+{{/* (dict "ctx" $ "name" … "labels" … "pods" N): a PodDisruptionBudget, where there is a pod to spare. */}}
+{{- define "phasor.disruptionBudget" -}}
+{{- if and .ctx.Values.pdb.enabled (gt (int .pods) 1) }}
+---
+apiVersion: policy/v1
+kind: PodDisruptionBudget
+metadata:
+  name: {{ .name }}
+  labels: {{- include "phasor.labels" .labels | nindent 4 }}
+spec:
+  minAvailable: {{ .ctx.Values.pdb.minAvailable }}
+  selector:
+    matchLabels: {{- include "phasor.selector" .labels | nindent 6 }}
+{{- end }}
+{{- end -}}
+
+{{/* (dict "url" URL "default" PORT): port of a URL; without a default its scheme's. */}}
+{{- define "phasor.port" -}}
+{{- $named := regexFind ":[0-9]+$" (urlParse .url).host | trimPrefix ":" -}}
+{{- $named | default .default | default (ternary "443" "80" (hasPrefix "https" .url)) -}}
+{{- end -}}
+
+{{/* Seconds that requests under way have after draining; ten more are for stopping, before the pod is killed. */}}
+{{- define "phasor.shutdownSeconds" -}}
+{{- sub .Values.probes.terminationSeconds .Values.probes.drainSeconds | add -10 -}}
+{{- end -}}
+
+{{/* (dict "ctx" $ "name" "blue" "track" {…}): what the gateway of a track reads as its --config. */}}
+{{- define "phasor.config" -}}
+{{- $full := include "phasor.fullname" .ctx -}}
+{{- $config := dict "host" "0.0.0.0" "port" 8000 "drain_s" .ctx.Values.probes.drainSeconds "search" dict -}}
+{{- $_ := set $config "shutdown_s" (int (include "phasor.shutdownSeconds" .ctx)) -}}
+{{- if .ctx.Values.auth.open -}}
+{{- $_ := set $config "open" true -}}
+{{- else -}}
+{{- $_ := set $config "api_keys" "/etc/phasor-keys/keys" -}}
+{{- end -}}
+{{- if (.track.index).location -}}
+{{- $_ := set $config.search "cache" "/index" -}}
+{{- end -}}
+{{- with .ctx.Values.qdrant.url -}}
+{{- $_ := set $config.search "qdrant_url" . -}}
+{{- end -}}
+{{- if eq .ctx.Values.engine "vllm" -}}
+{{- $engine := dict "kind" "vllm" "embed_url" (printf "http://%s-%s-embed:8000" $full .name) -}}
+{{- if gt (int .ctx.Values.vllm.rerank.replicas) 0 -}}
+{{- $_ := set $engine "rerank_url" (printf "http://%s-%s-rerank:8000" $full .name) -}}
+{{- end -}}
+{{- $_ := set $config "engine" $engine -}}
+{{- end -}}
+{{- $config = mustMergeOverwrite $config (deepCopy .ctx.Values.config) -}}
+{{- if gt (addf $config.drain_s $config.shutdown_s) (float64 .ctx.Values.probes.terminationSeconds) -}}
+{{- fail (printf "config: drain_s %v and shutdown_s %v are longer than probes.terminationSeconds %v." $config.drain_s $config.shutdown_s .ctx.Values.probes.terminationSeconds) -}}
+{{- end -}}
+{{- toYaml $config -}}
 {{- end -}}
 
 {{/* Mistakes that a schema cannot see. */}}
@@ -71,6 +132,12 @@ seccompProfile: {type: RuntimeDefault}
 {{- end -}}
 {{- if not (or .Values.auth.existingSecret .Values.auth.open) -}}
 {{- fail "auth.existingSecret is not set: make a line with `phasor key NAME`, put it into a Secret under the key `keys`, and name it. Or set auth.open." -}}
+{{- end -}}
+{{- if and .Values.auth.existingSecret .Values.auth.open -}}
+{{- fail "auth.open and auth.existingSecret are both set: keys are asked for or they are not. Unset one." -}}
+{{- end -}}
+{{- if lt (int (include "phasor.shutdownSeconds" .)) 1 -}}
+{{- fail (printf "probes.terminationSeconds is %v: it must be more than probes.drainSeconds (%v) and 10 seconds for stopping." .Values.probes.terminationSeconds .Values.probes.drainSeconds) -}}
 {{- end -}}
 {{- range $name, $track := .Values.tracks -}}
 {{- if and (or $track.bundle.location (and $track.index $track.index.location)) (not $.Values.objectStore.endpoint) -}}

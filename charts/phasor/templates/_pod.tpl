@@ -1,38 +1,52 @@
-{{/* What every pod of the chart has in common, the test's included. */}}
+{{/* (dict "ctx" $ "computes" true): what every pod of the chart has, the test's included, and where those go that run a model. */}}
 {{- define "phasor.pod" -}}
-serviceAccountName: {{ include "phasor.fullname" . }}
+{{- $security := dict "runAsNonRoot" true "seccompProfile" (dict "type" "RuntimeDefault") "fsGroupChangePolicy" "OnRootMismatch" -}}
+{{- range $key, $value := .ctx.Values.podSecurityContext -}}
+{{- if not (kindIs "invalid" $value) -}}
+{{- $_ := set $security $key $value -}}
+{{- end -}}
+{{- end -}}
+serviceAccountName: {{ include "phasor.fullname" .ctx }}
 automountServiceAccountToken: false
 enableServiceLinks: false
-securityContext:
-  runAsNonRoot: true
-  seccompProfile: {type: RuntimeDefault}
-  fsGroupChangePolicy: OnRootMismatch
-  {{- range $key, $value := .Values.podSecurityContext }}
-  {{- if not (kindIs "invalid" $value) }}
-  {{ $key }}: {{ $value | int64 }}
-  {{- end }}
-  {{- end }}
-{{- with .Values.global.imagePullSecrets }}
+securityContext: {{- toYaml $security | nindent 2 }}
+{{- with .ctx.Values.global.imagePullSecrets }}
 imagePullSecrets:
   {{- range . }}
-  - name: {{ . }}
+  - {{ if kindIs "map" . }}{{ toYaml . }}{{ else }}name: {{ . }}{{ end }}
   {{- end }}
 {{- end }}
-{{- with .Values.nodeSelector }}
-nodeSelector: {{- toYaml . | nindent 2 }}
-{{- end }}
-{{- with .Values.tolerations }}
+{{- with .ctx.Values.tolerations }}
 tolerations: {{- toYaml . | nindent 2 }}
 {{- end }}
-{{- with .Values.affinity }}
-affinity: {{- toYaml . | nindent 2 }}
-{{- end }}
-{{- with .Values.priorityClassName }}
+{{- with .ctx.Values.priorityClassName }}
 priorityClassName: {{ . }}
 {{- end }}
-{{- with .Values.runtimeClassName }}
+{{- if .computes }}
+{{- with .ctx.Values.nodeSelector }}
+nodeSelector: {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .ctx.Values.affinity }}
+affinity: {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .ctx.Values.runtimeClassName }}
 runtimeClassName: {{ . }}
 {{- end }}
+{{- end }}
+{{- end -}}
+
+{{/* From what phasor.labels takes: pods with these labels are spread. */}}
+{{- define "phasor.spread" -}}
+{{- with .ctx.Values.spreadOver -}}
+topologySpreadConstraints:
+  {{- range . }}
+  - maxSkew: 1
+    topologyKey: {{ . }}
+    whenUnsatisfiable: ScheduleAnyway
+    labelSelector:
+      matchLabels: {{- include "phasor.selector" $ | nindent 8 }}
+  {{- end }}
+{{- end -}}
 {{- end -}}
 
 {{/* How a pod reaches the object store and where its writable folders are. */}}
