@@ -1,3 +1,4 @@
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -5,8 +6,12 @@ import pytest
 import torch
 from transformers import PreTrainedModel
 
+from phasor.config.merging import Merge
+from phasor.merging import comparison
 from phasor.merging.comparison import compare, tune_lambda
 from phasor.merging.export import fold_into
+from phasor.merging.method import Method
+from phasor.merging.methods import build_method
 from phasor.merging.mixer import mixed
 from phasor.merging.search import HeldOut, Schedule
 from phasor.merging.task_vector import TaskVectors
@@ -48,6 +53,22 @@ def test_every_method_and_specialist_is_in_the_table_with_what_it_scores(
     fold_into(model, vectors, torch.tensor([0.0, 1, 0]).expand(len(vectors.names), -1))
     assert rows["code"].losses == pytest.approx(held_out.measure(), rel=1e-4)
     assert rows["average"].as_json()["loss"] < rows["average-fixed"].as_json()["loss"]
+
+
+def test_one_dense_vector_is_in_memory_at_a_time(
+    model: PreTrainedModel, vectors: TaskVectors, held_out: HeldOut[torch.Tensor], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[weakref.ref[TaskVectors]] = []
+
+    def build(config: Merge, vectors: TaskVectors, seed: int) -> Method:
+        assert all(one() in (None, vectors) for one in made)
+        method = build_method(config, vectors, seed)
+        made.append(weakref.ref(method.vectors))
+        return method
+
+    monkeypatch.setattr(comparison, "build_method", build)
+    compare(model, vectors, held_out, Schedule(1, 0.1, 0, 1), seed=0, skip="slerp")
+    assert sum(one() is None for one in made) == 2  # TIES and DARE
 
 
 def test_the_method_already_judged_is_left_out(model: PreTrainedModel, vectors: TaskVectors, held_out: HeldOut[torch.Tensor]) -> None:

@@ -2,7 +2,10 @@
 
 import json
 import shutil
+import weakref
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -16,9 +19,11 @@ from phasor.config.base import Role
 from phasor.data.records import Example, read_corpus, read_examples
 from phasor.data.templates import render_document
 from phasor.errors import ArtifactError, DataError
+from phasor.evaluation import candidates
 from phasor.evaluation.scores import Check, Scores
 from phasor.models.embedder import Embedder
-from phasor.models.loading import load_specialist
+from phasor.models.loading import load_model, load_specialist, make_network
+from phasor.models.network import Network
 from phasor.recipe import Recipe, dump_recipe, parse_recipe
 
 World = tuple[Path, Recipe]
@@ -61,6 +66,29 @@ def test_every_model_of_the_recipe_has_a_row(finished: World) -> None:
     assert [m.name for m in scores_of(finished[0], "embed").models] == ["bm25", *phases]
     assert [m.name for m in scores_of(finished[0], "rerank").models] == ["bm25", "first_stage", "oracle", *phases]
     assert all(set(m.tasks) == set(TASKS) for role in finished[1].roles for m in scores_of(finished[0], role).models)
+
+
+@pytest.mark.parametrize("role", ["embed", "rerank"])
+def test_one_model_is_in_memory_at_a_time(work: Path, role: Role, monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[weakref.ref[Network]] = []
+
+    def make(*args: Any) -> Network:
+        network = make_network(*args)
+        made.append(weakref.ref(network))
+        return network
+
+    def alone(load: Callable[..., Any]) -> Callable[..., Any]:
+        def loaded(*args: Any) -> Any:
+            assert all(one() is None for one in made)
+            return load(*args)
+
+        return loaded
+
+    monkeypatch.setattr(candidates, "make_network", make)
+    for load in (load_model, load_specialist):
+        monkeypatch.setattr(candidates, load.__name__, alone(load))
+    evaluate(work, role, "evaluate.bootstrap_samples=20")
+    assert len(made) == 6
 
 
 @pytest.mark.parametrize("role", ["embed", "rerank"])

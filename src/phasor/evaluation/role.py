@@ -15,7 +15,7 @@ from phasor.config.base import Role
 from phasor.data.records import read_examples
 from phasor.evaluation.benchmarks import MtebEmbedder, MtebReranker, find_tasks, score_tasks
 from phasor.evaluation.bm25 import Analyzer, Bm25, tune
-from phasor.evaluation.candidates import FINAL, candidates, specialist
+from phasor.evaluation.candidates import FINAL, Candidate, candidates, specialist
 from phasor.evaluation.comparisons import SPECIALISTS, Table, checks, comparisons
 from phasor.evaluation.contamination import contamination
 from phasor.evaluation.gate import judge, read_baseline
@@ -118,13 +118,14 @@ def _take_first_stage(evaluation: Evaluation) -> dict[str, TopRanked]:
 
 
 def _score_models(evaluation: Evaluation, top_ranked: dict[str, TopRanked], wanted: Benchmarks) -> dict[str, dict[str, float]]:
-    """Score every candidate; returns the benchmarks of the final one."""
+    """Score every candidate, one in memory at a time; returns the benchmarks of the final one."""
     models = candidates(evaluation.job, evaluation.role, evaluation.inputs)
     queries = {name: len(task.test.examples) for name, task in evaluation.tasks.items()}
     corpora = {name: CorpusTokens() for name in evaluation.tasks}
     benchmarks: dict[str, dict[str, float]] = {}
     with progress(sum(queries[task] for model in models for task in model.tasks), f"evaluate {evaluation.role}", "query") as bar:
-        for model in models:
+
+        def score(model: Candidate) -> dict[str, dict[str, float]]:
             network = model.load()
             for task in model.tasks:
                 bar.set_postfix_str(f"{model.name} on {task}")
@@ -132,9 +133,12 @@ def _score_models(evaluation: Evaluation, top_ranked: dict[str, TopRanked], want
                 searcher = _searcher(model.name, network, evaluation, corpora[task], bar.update)
                 evaluation.measure(model.name, task, searcher, top_ranked.get(task))
                 bar.update(before + queries[task] - bar.n)
-            if model.name == FINAL:
-                benchmarks = _benchmarks(network, evaluation, wanted)
+            found = _benchmarks(network, evaluation, wanted) if model.name == FINAL else {}
             evaluation.tokens += network.tokens
+            return found
+
+        for model in models:
+            benchmarks |= score(model)
     _gather_specialists(evaluation)
     return benchmarks
 

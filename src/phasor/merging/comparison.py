@@ -67,10 +67,7 @@ def compare(model: nn.Module, vectors: TaskVectors, held_out: HeldOut[Batch], sc
                 rows.append(Row(config.method, "tuned", best.losses, best.scale))
     for config in _BY_LAMBDA:
         if config.method != skip:
-            method = build_method(config, vectors, seed)
-            with mixed(model, method.vectors) as mixer:
-                scale, losses = tune_lambda(mixer, method.coefficients().detach(), held_out)
-            rows.append(Row(config.method, "tuned", losses, scale))
+            rows.append(_by_lambda(config, model, vectors, held_out, seed))
     return rows
 
 
@@ -91,6 +88,14 @@ def tune_lambda(mixer: Mixer, coefficients_MN: Tensor, held_out: HeldOut[Batch])
     minimize_scalar(loss, bounds=[math.log(end) for end in _LAMBDAS], method="bounded", options={"maxiter": _LAMBDA_TRIES})
     best = min(seen, key=lambda scale: mean(seen[scale]))
     return best, seen[best]
+
+
+def _by_lambda(config: Merge, model: nn.Module, vectors: TaskVectors, held_out: HeldOut[Batch], seed: int) -> Row:
+    """The row of one method. A function, so that its vector, dense and as large as the model, is gone before the next is made."""
+    method = build_method(config, vectors, seed)
+    with mixed(model, method.vectors) as mixer:
+        scale, losses = tune_lambda(mixer, method.coefficients().detach(), held_out)
+    return Row(config.method, "tuned", losses, scale)
 
 
 def _fixed(mixer: Mixer, vectors: TaskVectors, held_out: HeldOut[Batch]) -> Iterator[Row]:
