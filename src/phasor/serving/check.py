@@ -13,6 +13,8 @@ from phasor.packaging.verification import verify_bundle
 from phasor.settings import settings
 
 _PATIENCE_S = 60.0
+_SHOWN_CHARS = 200
+"""Of a foreign server's answer."""
 
 
 def check_server(url: str, folder: Path) -> str:
@@ -26,17 +28,22 @@ def check_server(url: str, folder: Path) -> str:
         What was seen, in one line.
 
     Raises:
-        EndpointError: it does not answer.
+        EndpointError: it does not answer, or as another kind of server.
         ModelError: it answers, but differently.
     """
     verify_bundle(folder)
     golden, key = read_golden(folder), settings().api_key
     headers = {"authorization": f"Bearer {key}"} if key else {}
-    with httpx.Client(base_url=url, headers=headers, timeout=_PATIENCE_S, trust_env=False) as client:
-        name = _ask(client, "GET", "/v1/models")["data"][0]["id"]
-        cosine = _vectors(client, name, golden)
-        difference = _scores(client, name, golden)
-        found = _searched(client, golden)
+    try:
+        with httpx.Client(base_url=url, headers=headers, timeout=_PATIENCE_S, trust_env=False) as client:
+            name = _ask(client, "GET", "/v1/models")["data"][0]["id"]
+            cosine = _vectors(client, name, golden)
+            difference = _scores(client, name, golden)
+            found = _searched(client, golden)
+    except httpx.InvalidURL as error:
+        raise EndpointError(f"{url} is no URL: {error}. Name a server, for example http://127.0.0.1:8000.") from None
+    except (LookupError, TypeError, ValueError) as error:  # numpy's complaints about vectors of another size among them
+        raise EndpointError(f"{url} answers in another shape than Phasor: {error!r}. See what it is, and which bundle it serves.") from None
     seen = f"{url} serves {name}: least cosine {cosine:.6f}, greatest difference of a score {difference:.6f}, {found}"
     if not (cosine >= golden.min_cosine and difference <= golden.max_score_difference):
         raise ModelError(f"{seen}. It does not serve this bundle, or not faithfully. See which one it should serve, and its log.")
@@ -74,10 +81,9 @@ def _scores(client: httpx.Client, name: str, golden: Golden) -> float:
 
 
 def _searched(client: httpx.Client, golden: Golden) -> str:
-    answer = client.post("/v1/search", json={"query": golden.queries[0].query})
-    if answer.status_code == httpx.codes.NOT_FOUND:
+    body = _ask(client, "POST", "/v1/search", {"query": golden.queries[0].query}, absent=httpx.codes.NOT_FOUND)
+    if body is None:
         return "no index"
-    body = _ask(client, "POST", "/v1/search", {"query": golden.queries[0].query})
     if not body["results"]:
         raise ModelError(f"{client.base_url} finds nothing in {body['index']['passages']} passages. See its index.")
     return f"searches {body['index']['passages']:,} passages"
@@ -88,12 +94,19 @@ def _embed(client: httpx.Client, name: str, body: dict[str, Any]) -> list[Any]:
     return [row["embedding"] for row in rows]
 
 
-def _ask(client: httpx.Client, method: str, route: str, body: dict[str, Any] | None = None) -> Any:
+def _ask(client: httpx.Client, method: str, route: str, body: dict[str, Any] | None = None, absent: int | None = None) -> Any:
+    """The answer's content; None if its status is `absent`."""
     try:
         answer = client.request(method, route, json=body)
+        if answer.status_code == absent:
+            return None
         content = answer.json()
     except (httpx.HTTPError, ValueError) as error:
         raise EndpointError(f"{client.base_url}{route} does not answer: {error!r}. Check the URL, and that it is ready.") from None
     if answer.status_code != httpx.codes.OK:
-        raise EndpointError(f"{client.base_url}{route} answers {answer.status_code}: {content['error']['message']}")
+        try:
+            told = content["error"]["message"]
+        except (LookupError, TypeError):  # some other server
+            told = answer.text[:_SHOWN_CHARS]
+        raise EndpointError(f"{client.base_url}{route} answers {answer.status_code}: {told}")
     return content
