@@ -81,7 +81,7 @@ class FaultyServer:
     def _body(self, request: dict[str, Any]) -> dict[str, Any]:
         if "input" in request:
             rows = [{"index": i, "embedding": [float(len(text)), 1.0, 0.0]} for i, text in enumerate(request["input"])]
-            return {"data": rows[::-1]}
+            return {"data": rows[::-1], "usage": {"total_tokens": 7 * len(rows)}}
         message = {"role": "assistant", "content": self.answer(request)}
         return {"choices": [{"message": message, "finish_reason": self.finish}], "usage": {"total_tokens": 10}}
 

@@ -127,6 +127,27 @@ def test_a_failed_job_leaves_its_old_output_and_its_scratch(make_project: MakePr
     verify(work / "basic" / "collect")
 
 
+def test_what_a_job_keeps_for_later_runs_is_all_that_is_left_in_its_scratch(
+    make_project: MakeProject, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job, work = collect(make_project)
+    real = PHASES[0].load()
+
+    def run(job: Job, inputs: Paths, outputs: Paths) -> Report:
+        job.kept.mkdir(parents=True, exist_ok=True)
+        with (job.kept / "answers").open("a") as stream:
+            stream.write("paid for ")
+        (job.scratch / "checkpoint").write_text("step 7")
+        (job.scratch / "steps").mkdir()
+        return real(job, inputs, outputs)
+
+    monkeypatch.setattr("phasor.phases.collect.run", run)
+    execute(job, work)
+    execute(job, work)
+    assert {p.relative_to(job.scratch).as_posix() for p in job.scratch.rglob("*")} == {"kept", "kept/answers"}
+    assert (job.kept / "answers").read_text() == "paid for paid for "
+
+
 def test_a_killed_job_leaves_nothing_half_written_and_can_go_on(make_project: MakeProject) -> None:
     job, work = collect(make_project)
     child = subprocess.Popen([sys.executable, "-c", HALF_WAY, str(job.root / "params.yaml"), str(work)], stdout=subprocess.PIPE, text=True)

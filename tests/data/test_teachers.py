@@ -58,6 +58,15 @@ def test_the_seed_decides_and_nothing_else() -> None:
     assert first.tobytes() == second.tobytes() != other.tobytes()
 
 
+def test_every_text_is_counted_when_it_is_read() -> None:
+    model = fit(TEXTS)
+    fitted = model.tokens
+    model.encode_documents(TEXTS)
+    assert model.tokens == fitted > 3 * len(TEXTS)
+    model.encode_queries(["reading lines", "reading lines", TEXTS[0]])
+    assert model.tokens == fitted + 2 and model.token_lengths(TEXTS) is None
+
+
 def test_vectors_are_normalised_and_unknown_texts_are_zero() -> None:
     model = fit(TEXTS)
     vectors = model.encode_documents([*TEXTS, "xylophone", ""])
@@ -117,7 +126,7 @@ def test_an_embedding_service_is_read_in_order_and_normalised(server: Any) -> No
     model = load_teacher(EndpointTeacher(base_url=server.url, model="m", batch_size=2, query_prompt="ask: "), [], 0)
     vectors = model.encode_documents(["a", "bbb", "cc"])
     np.testing.assert_allclose(vectors, np.array([[1, 1, 0], [3, 1, 0], [2, 1, 0]]) / np.sqrt([[2], [10], [5]]), atol=1e-6)
-    assert [len(request["input"]) for request in server.requests] == [2, 1]
+    assert [len(request["input"]) for request in server.requests] == [2, 1] and model.tokens == 3 * 7
     model.encode_queries(["a"])
     assert server.requests[-1]["input"] == ["ask: a"]
     assert model.encode_documents([]).shape == (0, 0)
@@ -138,6 +147,8 @@ def test_a_sentence_transformers_teacher_puts_its_prompt_before_queries_and_an_u
     np.testing.assert_allclose(queries[0], documents[0], atol=1e-5)
     assert not np.allclose(queries[0], documents[1], atol=1e-3)
     assert model.encode_documents([]).shape == (0, documents.shape[1])
+    assert model.tokens == (2 + 4) + (2 + 4) + (2 + 2)  # [CLS] query : a file [SEP], the same once more, [CLS] a file [SEP]
+    assert model.token_lengths(["query: a file", "a file", ""]) == [4, 2, 0] and model.token_lengths([]) == []
     with pytest.raises(ModelError, match="teacher sentence_transformer: './no-such-folder' cannot be loaded"):
         load_teacher(SentenceTransformerTeacher(name="./no-such-folder"), [], 0)
 

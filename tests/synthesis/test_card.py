@@ -27,7 +27,7 @@ def judged(reasons: list[str], ranks: list[int], worst: int = 100) -> Judged:
     return Judged(reasons, ranks, worst, np.eye(searched, 8, dtype=np.float32))
 
 
-CARD = data_card(ROWS, judged(["", "", "", "invalid_json", "inconsistent"], [1, 2, 3, 0, 50]))
+CARD = data_card(ROWS, judged(["", "", "", "invalid_json", "inconsistent"], [1, 2, 3, 0, 50]), [5, 7, 9, 0, 30])
 
 
 def test_counts_and_retention() -> None:
@@ -44,13 +44,15 @@ def test_counts_and_retention() -> None:
 def test_lengths_and_diversity() -> None:
     assert CARD["length_compliance"] == {"keywords": 1.0, "factual": 0.5}  # `too short` has two words
     assert CARD["words"]["all"]["mean"] == pytest.approx((6 + 2 + 2) / 3, abs=0.01) and CARD["words"]["keywords"]["p50"] == 2
+    assert CARD["tokens"]["all"]["mean"] == 7 and CARD["tokens"]["keywords"]["p50"] == 7
     assert CARD["personas"] == 2
     assert CARD["diversity"] == {"distinct_1": 0.8, "distinct_2": 1.0, "embedding_distance": 1.0}
 
 
 def test_the_card_is_plain_json_and_an_empty_one_too() -> None:
-    for card in (CARD, data_card([], judged([], []))):
+    for card in (CARD, data_card([], judged([], []), None)):
         assert json.loads(json.dumps(card, allow_nan=False)) == card
+    assert data_card([], judged([], []), None)["tokens"] is None
 
 
 def test_a_harder_label_with_worse_ranks_is_confirmed_and_chance_is_not() -> None:

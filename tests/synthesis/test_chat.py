@@ -6,7 +6,8 @@ import signal
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +16,13 @@ import yaml
 from tests.waiting import until
 
 from phasor.artifacts import digest_json
+from phasor.cli import main
 from phasor.config.data import OpenAIGenerator
 from phasor.data.records import Passage, write_corpus, write_examples
 from phasor.errors import EndpointError
-from phasor.synthesis.chat import Written, write_queries
+from phasor.synthesis.answers import AnswerStore
+from phasor.synthesis.chat import ChatWriter, Written, write_queries
+from phasor.synthesis.prompts import Configuration, Message, configure_messages
 from phasor.synthesis.requirements import balanced
 from phasor.synthesis.rows import read_rows
 
@@ -26,9 +30,9 @@ Make = Callable[[int], list[Passage]]
 PERSONAS = ["a cook who bakes", "a pilot who flies"]
 
 
-def generate(url: str, texts: list[str], scratch: Path, **settings: Any) -> tuple[list[Written], Counter[str]]:
+def generate(url: str, texts: list[str], answers: Path, **settings: Any) -> tuple[list[Written], Counter[str]]:
     config = OpenAIGenerator(**({"base_url": url, "model": "m", "timeout_s": 20, "backoff_s": 0.01, "concurrency": 4} | settings))
-    return write_queries(config, texts, [PERSONAS] * len(texts), ["en", "zh"], seed=0, scratch=scratch)
+    return write_queries(config, texts, [PERSONAS] * len(texts), ["en", "zh"], seed=0, answers=answers)
 
 
 def test_all_rows_come_out_through_faults_and_tries_are_counted(server: Any, passages: Make, tmp_path: Path) -> None:
@@ -111,6 +115,25 @@ def test_failure_keeps_finished_work_and_the_next_run_asks_for_the_rest(server: 
     assert generate(server.url, texts, tmp_path)[0] == written and server.requests == []
 
 
+def test_conversations_are_made_as_they_are_asked_and_not_all_at_once(server: Any, tmp_path: Path) -> None:
+    made = []
+
+    def conversations() -> Iterator[list[Message]]:
+        for i in range(300):
+            made.append(i)
+            yield configure_messages(PERSONAS, f"text {i}")
+
+    config = OpenAIGenerator(base_url=server.url, model="m", max_tries=1, concurrency=2)
+    server.faults = [500]
+    with pytest.raises(EndpointError):
+        ChatWriter(config, AnswerStore(tmp_path), 0).ask_all(Configuration, conversations(), 300, "ask")
+    assert len(made) < 100
+    server.faults, made[:] = (), []
+    outcomes = ChatWriter(config, AnswerStore(tmp_path), 0).ask_all(Configuration, conversations(), 300, "ask")
+    expected = [1 + len(f"text {i}") % 2 for i in range(300)]
+    assert [outcome.answer.character for outcome in outcomes if outcome.answer] == expected
+
+
 def test_wrong_endpoint_is_one_error(tmp_path: Path) -> None:
     with pytest.raises(EndpointError, match="127.0.0.1:9/v1/chat/completions: no usable answer in 2 tries"):
         generate("http://127.0.0.1:9/v1", ["a text", "another text"], tmp_path, max_tries=2)
@@ -121,18 +144,44 @@ def test_no_passages_ask_nothing(tmp_path: Path) -> None:
     assert written == [] and not counts["requests"]
 
 
-def test_a_killed_phase_goes_on_where_it_was(server: Any, passages: Make, tmp_path: Path) -> None:
-    data, work = tmp_path / "work/t/collect", tmp_path / "work"
-    write_corpus(passages(40), data / "corpus.parquet")
+def project(url: str, root: Path, passages: list[Passage], **synthesize: Any) -> list[str]:
+    """A collected task in `root` and the command that writes its queries."""
+    data = root / "work/t/collect"
+    write_corpus(passages, data / "corpus.parquet")
     for split in ("train", "dev", "heldout", "test"):
         write_examples([], data / f"{split}.parquet")
-    generator = {"kind": "openai", "base_url": server.url, "model": "m", "concurrency": 2}
+    generator = {"kind": "openai", "base_url": url, "model": "m", "concurrency": 2}
     recipe = {
         "tasks": {"t": {"instruction": "find it", "sources": [{"kind": "jsonl", "corpus": "c.jsonl"}]}},
-        "synthesize": {"generator": generator, "passages_per_task": 20},
+        "synthesize": {"generator": generator} | synthesize,
     }
-    (tmp_path / "params.yaml").write_text(yaml.safe_dump(recipe))
-    command = [sys.executable, "-m", "phasor", "synthesize", "--task", "t", "--recipe", str(tmp_path / "params.yaml"), "--work", str(work)]
+    (root / "params.yaml").write_text(yaml.safe_dump(recipe))
+    return ["synthesize", "--task", "t", "--recipe", str(root / "params.yaml"), "--work", str(root / "work")]
+
+
+def test_answers_outlive_the_phase_and_serve_the_next_run(server: Any, passages: Make, tmp_path: Path) -> None:
+    (tmp_path / "people.txt").write_text("a cook who bakes\n")
+    documents = passages(40)
+    command = project(server.url, tmp_path, documents, personas="people.txt")
+    assert main(command) == 0
+    rows, asked = read_rows(tmp_path / "work/t/synthetic/raw.parquet"), len(server.requests)
+    assert asked == 2 * len(rows) > 50
+    assert [path.name for path in (tmp_path / "work/.scratch/synthesize-t").iterdir()] == ["kept"]
+    server.requests.clear()
+    assert main(command) == 0
+    assert server.requests == [] and read_rows(tmp_path / "work/t/synthetic/raw.parquet") == rows
+    asked_for = next(p for p in documents if p.id == rows[0].passage_id)
+    project(server.url, tmp_path, [*documents, replace(asked_for, id="new", text=asked_for.text + " It is new.")], personas="people.txt")
+    assert main(command) == 0
+    assert len(read_rows(tmp_path / "work/t/synthetic/raw.parquet")) == len(rows) + 1
+    first = [request for request in server.requests if request["response_format"]["json_schema"]["name"] == "configuration"]
+    # Quotas are exact: with one passage more, some queries are to be of another type or length than before.
+    assert len(first) == 1 and len(server.requests) < asked / 2
+
+
+def test_a_killed_phase_goes_on_where_it_was(server: Any, passages: Make, tmp_path: Path) -> None:
+    work = tmp_path / "work"
+    command = [sys.executable, "-m", "phasor", *project(server.url, tmp_path, passages(40), passages_per_task=20)]
     server.delay_s = 0.05
     process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
     until(lambda: len(server.requests) >= 27, "more than half of the requests", 60, every=0.01, process=process)

@@ -34,7 +34,16 @@ _RARE_TERM_CORPUS = 1000  # from this many texts on, a term of a single text say
 
 
 class TeacherModel(Protocol):
-    """A loaded teacher. Vectors are float32 [N, D] with norm 1; a text in which nothing is known gives zeros."""
+    """A loaded teacher. Vectors are float32 [N, D] with norm 1; a text in which nothing is known gives zeros.
+
+    Attributes:
+        tokens: read so far, as the model counts them; an lsa teacher counts terms.
+    """
+
+    tokens: int
+
+    def token_lengths(self, texts: Sequence[str]) -> list[int] | None:
+        """Tokens of every text, without special ones; None where the model has no tokenizer, or not here."""
 
     def encode_documents(self, texts: Sequence[str]) -> Vectors:
         """Embed passages [N] to [N, D]."""
@@ -91,6 +100,7 @@ class LsaModel:
         if not corpus_texts:
             raise DataError("teacher lsa: the corpus holds no passages to fit on. Check the sources of the task.")
         found = list(map(_terms_or_text, corpus_texts))
+        self.tokens = sum(map(len, found))
         frequency = Counter(chain.from_iterable(map(dict.fromkeys, found)))
         least = 2 if len(found) >= _RARE_TERM_CORPUS and max(frequency.values()) > 1 else 1
         kept = sorted((term for term in frequency if frequency[term] >= least), key=lambda term: (-frequency[term], term))[:_MAX_TERMS]
@@ -106,13 +116,19 @@ class LsaModel:
         """Embed passages [N] to [N, D]."""
         if not texts:
             return np.zeros((0, self._basis_VD.shape[1]), dtype=np.float32)
-        new = [text for text in dict.fromkeys(texts) if text not in self._known]
-        vectors = self._known
-        if new:
-            vectors = vectors | dict(zip(new, _normalize(self._weights(list(map(_terms_or_text, new))) @ self._basis_VD), strict=True))
-        return np.stack([vectors[text] for text in texts])
+        unknown = [text for text in dict.fromkeys(texts) if text not in self._known]
+        new = dict(zip(unknown, self._fold_in(unknown), strict=True)) if unknown else {}
+        return np.stack([new[text] if text in new else self._known[text] for text in texts])
 
     encode_queries = encode_documents
+
+    def token_lengths(self, texts: Sequence[str]) -> None:
+        """Terms are no tokens: function words and word forms are lost."""
+
+    def _fold_in(self, texts: Sequence[str]) -> Vectors:
+        found = list(map(_terms_or_text, texts))
+        self.tokens += sum(map(len, found))
+        return _normalize(self._weights(found) @ self._basis_VD)
 
     def _weights(self, found: Sequence[Sequence[str]]) -> Any:
         """Sparse matrix [N, V] with rows of norm 1, of the terms of every text; unknown terms count nothing."""
@@ -142,6 +158,8 @@ class SentenceTransformerModel:
         except (OSError, ValueError, KeyError) as error:
             raise ModelError(f"teacher sentence_transformer: {config.name!r} cannot be loaded: {first_line(error)} "
                              "Check the name, or that the model is in the local cache when there is no network.") from None
+        self.tokens = 0
+        self._model[0].register_forward_pre_hook(self._count)
 
     def encode_documents(self, texts: Sequence[str]) -> Vectors:
         """Embed passages [N] to [N, D]."""
@@ -150,6 +168,19 @@ class SentenceTransformerModel:
     def encode_queries(self, texts: Sequence[str]) -> Vectors:
         """Embed queries [N] to [N, D], each after the configured prompt."""
         return self._encode(texts, prompt=self._config.query_prompt)
+
+    def token_lengths(self, texts: Sequence[str]) -> list[int] | None:
+        """Tokens of every text, without special ones; None if the model has no tokenizer of transformers."""
+        from transformers import PreTrainedTokenizerBase
+
+        tokenizer = self._model.tokenizer
+        if not isinstance(tokenizer, PreTrainedTokenizerBase):
+            return None
+        return [len(ids) for ids in tokenizer(list(texts), add_special_tokens=False, verbose=False).input_ids] if texts else []
+
+    def _count(self, module: Any, inputs: tuple[dict[str, Any], ...]) -> None:
+        features = inputs[0]
+        self.tokens += int(features["attention_mask"].sum()) if "attention_mask" in features else features["input_ids"].numel()
 
     def _encode(self, texts: Sequence[str], prompt: str) -> Vectors:
         from phasor.models.products import through_onednn
@@ -175,6 +206,7 @@ class EndpointModel:
 
         self._config = config
         self._endpoint = Endpoint(config)
+        self.tokens = 0
 
     def encode_documents(self, texts: Sequence[str]) -> Vectors:
         """Embed passages [N] to [N, D]."""
@@ -184,15 +216,20 @@ class EndpointModel:
         """Embed queries [N] to [N, D], each after the configured prompt."""
         return self.encode_documents([self._config.query_prompt + text for text in texts])
 
+    def token_lengths(self, texts: Sequence[str]) -> None:
+        """Only the service knows, and says it of what it embeds."""
+
     def _embed(self, texts: Sequence[str]) -> Vectors:
-        def read(answer: Any) -> Vectors:
+        def read(answer: Any) -> tuple[Vectors, int]:
             rows = sorted(answer["data"], key=lambda row: row["index"])
             vectors = np.array([row["embedding"] for row in rows], dtype=np.float32)
             if vectors.ndim != 2 or len(vectors) != len(texts):
                 raise ValueError(f"{len(texts)} texts gave vectors of shape {vectors.shape}")
-            return vectors
+            return vectors, int((answer.get("usage") or {}).get("total_tokens") or 0)
 
-        return self._endpoint.post("embeddings", {"model": self._config.model, "input": list(texts)}, read)
+        vectors, tokens = self._endpoint.post("embeddings", {"model": self._config.model, "input": list(texts)}, read)
+        self.tokens += tokens
+        return vectors
 
 
 def _part_by_part(encode: Callable[[Sequence[str]], Vectors], texts: Sequence[str], size: int) -> Vectors:

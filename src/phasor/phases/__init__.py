@@ -79,7 +79,7 @@ class Job:
         role: set for the scopes role and role_task.
         task: set for the scopes task and role_task.
         root: folder against which relative paths in the recipe are resolved.
-        scratch: folder that survives an interruption, for checkpoints and shards; removed on success.
+        scratch: folder that survives an interruption, for checkpoints; removed on success, except what is in `kept`.
     """
 
     recipe: "Recipe"
@@ -93,6 +93,11 @@ class Job:
     def name(self) -> str:
         """Stage name, for example `train-embed-code`."""
         return job_name(self.phase, self.role, self.task)
+
+    @property
+    def kept(self) -> Path:
+        """Folder for what was paid for and serves later runs of the same job too. Whoever uses it keys it by all that decides it."""
+        return self.scratch / "kept"
 
 
 @dataclass(frozen=True)

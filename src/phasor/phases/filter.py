@@ -33,11 +33,11 @@ def run(job: Job, inputs: Paths, outputs: Paths) -> Report:
     ]
     write_examples(kept, folder / "kept.parquet")
     write_dropped([(row, reason) for row, reason in pairs if reason], folder / "dropped.parquet")
-    card = data_card(rows, judged)
+    card = data_card(rows, judged, teacher.token_lengths([row.query for row in rows]) if teacher else None)
     write_json(card, folder / "card.json")
     if rows and not kept:
         log.warning("filter: 0 of %d rows kept (%s); look at dropped.parquet or raise consistency_top_k", len(rows), card["reasons"])
     counts = {"raw": len(rows), "kept": len(kept)} | {f"dropped: {reason}": number for reason, number in card["reasons"].items()}
     report = Report(counts=counts, metrics={"retention": card["retention"]}, details={"card": card})
-    report.cost.examples = len(rows)
+    report.cost.examples, report.cost.tokens = len(rows), teacher.tokens if teacher else 0
     return report

@@ -29,5 +29,5 @@ def run(job: Job, inputs: Paths, outputs: Paths) -> Report:
         mined = miner.mine(examples, labels)
         write_examples(mined.examples, outputs.one("mined") / f"{split}.parquet")
         report.counts |= {f"{split}_{name}": count for name, count in mined.counts.items()} | {split: len(examples)}
-    report.cost.examples = len(labels)
+    report.cost.examples, report.cost.tokens = len(labels), teacher.tokens
     return report

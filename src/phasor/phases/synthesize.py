@@ -39,7 +39,7 @@ def run(job: Job, inputs: Paths, outputs: Paths) -> Report:
         else:
             from phasor.synthesis import chat
 
-            written, counts = chat.write_queries(config.generator, texts, candidates, config.languages, seed, job.scratch)
+            written, counts = chat.write_queries(config.generator, texts, candidates, config.languages, seed, job.kept)
     generator = config.generator.kind if isinstance(config.generator, ExtractiveGenerator) else f"openai:{config.generator.model}"
     instruction = job.recipe.tasks[job.task].instruction
     rows = [_row(p, w, instruction, generator) for p, w in zip(passages, written, strict=True)]

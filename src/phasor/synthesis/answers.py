@@ -1,4 +1,4 @@
-"""Finished answers on disk, so that an interrupted run asks only for what is missing.
+"""Finished answers on disk, so that an interrupted run, and one on changed documents, asks only for what is missing.
 
 Shards of JSON lines, appended and flushed answer by answer. The key is a hash of everything that decides an answer:
 conversation, model and parameters. A line cut off by a crash is ignored and asked for again.

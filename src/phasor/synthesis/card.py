@@ -9,16 +9,24 @@ from numpy.typing import NDArray
 
 from phasor.data.near_duplicates import words
 from phasor.synthesis.filtering import Judged, mean_distance
-from phasor.synthesis.requirements import DIFFICULTIES, LENGTHS, length_of
+from phasor.synthesis.requirements import DIFFICULTIES, LENGTHS, length_of, num_words
 from phasor.synthesis.rows import SyntheticRow
 
 _DIGITS = 4
 _PROPERTIES = ("type", "difficulty", "length", "language")
 
 
-def data_card(rows: Sequence[SyntheticRow], judged: Judged) -> dict[str, Any]:
-    """Everything that is worth knowing before training on the kept rows; plain JSON values."""
+def data_card(rows: Sequence[SyntheticRow], judged: Judged, tokens: Sequence[int] | None) -> dict[str, Any]:
+    """Everything that is worth knowing before training on the kept rows; plain JSON values.
+
+    Args:
+        rows: the raw rows.
+        judged: what the filter says about them.
+        tokens: of the query of every row; None if the filter's teacher has no tokenizer, and then nothing is said of them.
+    """
     kept = [row for row, reason in zip(rows, judged.reasons, strict=True) if not reason]
+    words_of = {row.id: num_words(row.query) for row in kept}
+    tokens_of = {row.id: number for row, number in zip(rows, tokens, strict=True)} if tokens is not None else None
     searched = [reason for reason, rank in zip(judged.reasons, judged.ranks, strict=True) if rank]
     kept_vectors = judged.vectors[[i for i, reason in enumerate(searched) if not reason]]
     return {
@@ -30,7 +38,8 @@ def data_card(rows: Sequence[SyntheticRow], judged: Judged) -> dict[str, Any]:
         "counts": {name: _counts(kept, name) for name in _PROPERTIES},
         "retention_by": {name: _retention(rows, kept, name) for name in _PROPERTIES},
         "length_compliance": _by_type(kept, lambda group: _fraction(sum(map(_has_length, group)), len(group))),
-        "words": {"all": _spread(kept)} | _by_type(kept, _spread),
+        "words": _spreads(kept, words_of),
+        "tokens": _spreads(kept, tokens_of) if tokens_of is not None else None,
         "personas": len({row.persona for row in kept}),
         "diversity": {
             "distinct_1": _distinct(kept, 1),
@@ -105,8 +114,12 @@ def _has_length(row: SyntheticRow) -> bool:
     return length_of(row.type, row.length).holds(len(words(row.query)))
 
 
-def _spread(rows: Sequence[SyntheticRow]) -> dict[str, float]:
-    sizes = [len(words(row.query)) for row in rows]
+def _spreads(rows: Sequence[SyntheticRow], sizes: Mapping[str, int]) -> dict[str, dict[str, float]]:
+    return {"all": _spread(rows, sizes)} | _by_type(rows, lambda group: _spread(group, sizes))
+
+
+def _spread(rows: Sequence[SyntheticRow], sizes_of: Mapping[str, int]) -> dict[str, float]:
+    sizes = [sizes_of[row.id] for row in rows]
     if not sizes:
         return {}
     p5, p50, p95 = (float(value) for value in np.percentile(sizes, [5, 50, 95]))

@@ -1,12 +1,13 @@
 """Queries from a language model behind an OpenAI-compatible URL: the paper's two steps, resumable and counted."""
 
 import logging
-from collections import Counter
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections import Counter, deque
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
-from typing import Any, Generic
+from typing import Any, Generic, TypeVar
 
 from phasor.config.data import OpenAIGenerator
 from phasor.progress import progress
@@ -26,6 +27,9 @@ from phasor.synthesis.prompts import (
 from phasor.synthesis.requirements import Written, settle
 
 log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+_WAITING = 16  # conversations begun or waiting per request under way: one slow answer must not leave the others idle
 
 
 @dataclass(frozen=True)
@@ -52,8 +56,14 @@ class ChatWriter:
         if config.top_k is not None:
             self._parameters["top_k"] = config.top_k
 
-    def ask_all(self, kind: type[Answer], conversations: Sequence[list[Message]], what: str) -> list[Outcome[Answer]]:
+    def ask_all(self, kind: type[Answer], conversations: Iterable[list[Message]], number: int, what: str) -> list[Outcome[Answer]]:
         """Answers to many conversations, in order. Whatever is finished is kept, also when this fails.
+
+        Args:
+            kind: what an answer is.
+            conversations: taken a few at a time, so that they never are in memory all together.
+            number: how many there are.
+            what: name of the bar.
 
         Raises:
             EndpointError: a request was refused or had no answer within its tries; the others are given up.
@@ -61,12 +71,13 @@ class ChatWriter:
         pool = ThreadPoolExecutor(self._config.concurrency, thread_name_prefix="chat")
         outcomes: list[Outcome[Answer]] = []
         try:
-            with progress(len(conversations), what, "query") as bar:
-                for outcome in pool.map(lambda messages: self._ask(kind, messages), conversations):
-                    outcomes.append(outcome)
+            with progress(number, what, "query") as bar:
+                coming = (pool.submit(self._ask, kind, messages) for messages in conversations)
+                for future in _a_few_ahead(coming, _WAITING * self._config.concurrency):
+                    outcomes.append(future.result())
                     bar.update()
         finally:
-            if len(outcomes) < len(conversations):
+            if len(outcomes) < number:
                 self._endpoint.give_up()
             pool.shutdown(cancel_futures=True)
         return outcomes
@@ -96,7 +107,7 @@ class ChatWriter:
 
 
 def write_queries(
-    config: OpenAIGenerator, passages: Sequence[str], personas: Sequence[Sequence[str]], languages: Sequence[str], seed: int, scratch: Path
+    config: OpenAIGenerator, passages: Sequence[str], personas: Sequence[Sequence[str]], languages: Sequence[str], seed: int, answers: Path
 ) -> tuple[list[Written], Counter[str]]:
     """One query per passage.
 
@@ -106,23 +117,31 @@ def write_queries(
         personas: candidates per passage.
         languages: of the queries, in equal shares.
         seed: of quotas and, where the server honours it, of decoding.
-        scratch: folder for finished answers.
+        answers: folder for finished answers.
 
     Returns:
         What came of every passage, and what it took.
     """
-    writer = ChatWriter(config, AnswerStore(scratch / "answers"), seed)
-    first = [configure_messages(candidates, passage) for candidates, passage in zip(personas, passages, strict=True)]
-    chosen = [outcome.answer for outcome in writer.ask_all(Configuration, first, "synthesize: who asks what")]
+    writer = ChatWriter(config, AnswerStore(answers), seed)
+    first = (configure_messages(candidates, passage) for candidates, passage in zip(personas, passages, strict=True))
+    chosen = [outcome.answer for outcome in writer.ask_all(Configuration, first, len(passages), "synthesize: who asks what")]
     requirements = settle([(c.type, c.difficulty) if c else None for c in chosen], languages, seed)
     characters = [_character(c, candidates) for c, candidates in zip(chosen, personas, strict=True)]
-    second = [query_messages(*row) for row in zip(characters, requirements, passages, strict=True)]
-    outcomes = writer.ask_all(Query, second, "synthesize: queries")
+    second = (query_messages(*row) for row in zip(characters, requirements, passages, strict=True))
+    outcomes = writer.ask_all(Query, second, len(passages), "synthesize: queries")
     writer.counts["configurations_unusable"] = sum(c is None for c in chosen)
     agreeing = (c is not None and (c.type, c.difficulty) == (r.type, r.difficulty) for c, r in zip(chosen, requirements, strict=True))
     writer.counts["configurations_followed"] = sum(agreeing)
     rows = zip(characters, requirements, outcomes, strict=True)
     return [Written(persona, r, o.answer.query if o.answer else "", o.error) for persona, r, o in rows], writer.counts
+
+
+def _a_few_ahead(futures: Iterator[Future[T]], number: int) -> Iterator[Future[T]]:
+    """The futures in order, each with `number` - 1 of those after it begun."""
+    begun = deque(islice(futures, number))
+    while begun:
+        yield begun.popleft()
+        begun.extend(islice(futures, 1))
 
 
 def _character(chosen: Configuration | None, candidates: Sequence[str]) -> str:
