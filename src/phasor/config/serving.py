@@ -46,7 +46,7 @@ class LimitsConfig(Config):
     max_k: int = Field(200, ge=1, description="Passages that a search may ask for, before or after the reranker; more: 422.")
     max_concurrency: int = Field(256, ge=1, description="Requests under way at once; more: 429.")
     max_queue_tokens: int = Field(1_000_000, ge=64, description="Tokens that wait for the engine; more: 429.")
-    body_timeout_s: float = Field(15.0, gt=0, description="A body must have arrived by then; else 408.")
+    body_timeout_s: float = Field(15.0, gt=0, description="A body must have arrived by then, else 408; a head, else the connection ends.")
     request_timeout_s: float = Field(60.0, gt=0, description="An answer must be there by then; else 504, and its work is dropped.")
 
     @model_validator(mode="after")

@@ -21,6 +21,7 @@ from phasor.packaging.golden import Golden, read_golden
 from phasor.serving.app import make_app
 from phasor.serving.builtin import open_builtin
 from phasor.serving.bundle import Bundle, open_bundle
+from phasor.serving.connections import connections
 from phasor.serving.engine import Engine, EngineError, OverloadedError
 from phasor.serving.gateway import Gateway
 from phasor.serving.golden import Proof, prove
@@ -78,8 +79,9 @@ class Server(uvicorn.Server):
         self._app = make_app(gateway, keys)
         config = gateway.config
         super().__init__(uvicorn.Config(
-            self._with_lifespan, interface="asgi3", host=config.host, port=config.port, lifespan="on", log_config=None, access_log=False,
-            server_header=False, date_header=False, timeout_graceful_shutdown=int(config.shutdown_s), timeout_keep_alive=_KEEP_ALIVE_S,
+            self._with_lifespan, interface="asgi3", http=connections(config.limits.body_timeout_s), host=config.host, port=config.port,
+            lifespan="on", log_config=None, access_log=False, server_header=False, date_header=False,
+            timeout_graceful_shutdown=int(config.shutdown_s), timeout_keep_alive=_KEEP_ALIVE_S,
         ))
 
     problem: BaseException | None
