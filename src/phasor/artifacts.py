@@ -44,6 +44,9 @@ class Cost(Record):
 class Report(Record):
     """What a phase found out. `run` fills metrics, counts, trace, examples and tokens; the runner the rest.
 
+    Examples and tokens are those of earlier, interrupted runs too, if `run` went on where one was; it then leaves in
+    `cost.seconds` what that one took, and the runner adds its own.
+
     Attributes:
         metrics: scores and losses, fractions not percent.
         counts: rows kept, dropped by reason, and the like.

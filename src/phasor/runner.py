@@ -123,11 +123,11 @@ def _finish(job: Job, chosen: Phase, report: Report, inputs: Paths, aside: Paths
         publish(path, outputs.flat()[name])
         report.outputs[name] = digest_json(files)
     report.phase, report.role, report.task = job.phase, job.role, job.task
-    report.cost.seconds = seconds
+    report.cost.seconds += seconds  # to what an interrupted run took for the work that this one went on from
     report.cost.peak_memory_bytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     report.machine = _machine()
     if torch := sys.modules.get("torch"):
-        _add_gpu(report, torch, seconds)
+        _add_gpu(report, torch)
 
 
 def config_of(job: Job, chosen: Phase) -> dict[str, Any]:
@@ -147,8 +147,8 @@ def _machine() -> dict[str, Any]:
     return {"system": platform.system(), "processor": platform.machine(), "cores": os.cpu_count(), "world_size": settings().world_size}
 
 
-def _add_gpu(report: Report, torch: Any, seconds: float) -> None:
+def _add_gpu(report: Report, torch: Any) -> None:
     if torch.cuda.is_available():
         report.machine["gpu"] = torch.cuda.get_device_name()
-        report.cost.gpu_seconds = seconds * settings().world_size
+        report.cost.gpu_seconds = report.cost.seconds * settings().world_size
         report.cost.peak_gpu_memory_bytes = torch.cuda.max_memory_allocated()

@@ -13,8 +13,9 @@ from tests.torch_threads import torch_threads
 from phasor.artifacts import Report, verify
 from phasor.config.base import Role
 from phasor.data.records import Example, Passage, write_corpus, write_examples
-from phasor.errors import ArtifactError, ModelError, PhasorError, TrainingError
+from phasor.errors import ArtifactError, ModelError, OutOfMemory, PhasorError, TrainingError
 from phasor.models.loading import load_model, load_specialist
+from phasor.phases import merge
 from phasor.recipe import Recipe, parse_recipe
 from phasor.runner import execute, make_job
 
@@ -146,6 +147,31 @@ def test_every_method_writes_a_model_better_than_warmup(work: Path, method: str)
 def test_comparison_can_be_left_out(work: Path) -> None:
     report = run(work, "merge", "embed", settings=recipe("merge.compare_methods=false"))
     assert report.details["comparison"] == []
+
+
+def test_a_search_outlives_a_comparison_that_fails(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = run(work, "merge", "embed")
+    with monkeypatch.context() as patch, pytest.raises(OutOfMemory):
+        patch.setattr(merge, "compare", exhaust)
+        run(work, "merge", "embed")
+    with monkeypatch.context() as patch:
+        patch.setattr(merge, "search", exhaust)  # is not called again
+        again = run(work, "merge", "embed")
+    assert (again.outputs, again.metrics, again.trace) == (whole.outputs, whole.metrics, whole.trace)
+    assert (again.cost.examples, again.cost.tokens) == (whole.cost.examples, whole.cost.tokens)
+
+
+def test_a_search_of_other_inputs_is_not_used(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch, pytest.raises(OutOfMemory):
+        patch.setattr(merge, "compare", exhaust)
+        run(work, "merge", "embed")
+    run(work, "train", "embed", "metals", recipe("train.embed.adapter.rank=5"))
+    other = run(work, "merge", "embed").outputs
+    assert run(work, "merge", "embed").outputs == other
+
+
+def exhaust(*_: object, **__: object) -> None:
+    raise MemoryError("as if")
 
 
 def test_fully_trained_specialists_are_merged_too(work: Path) -> None:

@@ -1,5 +1,6 @@
 """Warmup, train and enhance on a pico recipe, through the runner as the command line calls it."""
 
+import json
 import os
 import shutil
 import signal
@@ -189,6 +190,15 @@ def _child(work: Path, *overrides: str) -> None:
         os._exit(command(work, *overrides))
 
 
+def slow_down(scratch: Path) -> None:
+    """As if what was done before the newest checkpoint had taken a thousand seconds more."""
+    state = max(scratch.glob("checkpoint-*")) / "state.json"
+    tree = json.loads(state.read_text())
+    assert tree["progress"]["seconds"] > 0
+    tree["progress"]["seconds"] += 1000
+    state.write_text(json.dumps(tree))
+
+
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 2), (signal.SIGKILL, -9)])
 def test_a_killed_phase_goes_on_where_it_was(work: Path, number: signal.Signals, code: int) -> None:
     threads, overrides = torch.get_num_threads(), ("warmup.embed.epochs=15", "warmup.embed.checkpoint_steps=2")
@@ -202,13 +212,14 @@ def test_a_killed_phase_goes_on_where_it_was(work: Path, number: signal.Signals,
     process.join(60)
     assert process.exitcode == code
     assert not target.exists()
-    assert list(scratch.glob("checkpoint-*"))
+    slow_down(scratch)
     if number == signal.SIGTERM:
         assert "stopped by SIGTERM after step" in (work.parent / "log").read_text()
     try:
         torch.set_num_threads(1)
         assert command(work, *overrides) == 0
         resumed = files(target)
+        assert 1000 < Report.model_validate_json((work / "reports" / "warmup-embed.json").read_bytes()).cost.seconds < 2000
         assert not scratch.exists()
         assert command(work, *overrides) == 0
     finally:

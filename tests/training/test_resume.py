@@ -77,8 +77,10 @@ def test_killed_at_random_steps_a_run_ends_in_the_same_weights(tmp_path: Path, r
         assert code == (2 if number == signal.SIGTERM else -signal.SIGKILL)
         reached = step_of(scratch)
         assert reached >= target
-    resumed, found = train(role, scratch, options)
+    network, training = start(role, scratch, **options)
+    resumed, found = training.run(), weights(network)
     assert resumed == progress
+    assert 0 < training.earlier_seconds < resumed.seconds
     assert expected.keys() == found.keys()
     assert all(torch.equal(expected[name], found[name]) for name in expected)
 

@@ -1,18 +1,22 @@
 """Phase merge: the specialists' task vectors combined by a search on held-out examples. Lychee paper section 3.2 (3) and 3.3."""
 
 import math
+import time
 from pathlib import Path
 
 import torch
 
-from phasor.artifacts import MANIFEST, Cost, Report, digest_artifact, read_manifest, write_json
+from phasor.artifacts import MANIFEST, Cost, Report, digest_artifact, digest_json, read_manifest, write_json
+from phasor.code_rev import code_digest
 from phasor.config.base import Role
 from phasor.errors import ArtifactError, ModelError
 from phasor.merging.comparison import Row, compare
 from phasor.merging.export import fold_into
+from phasor.merging.kept import keep, kept
+from phasor.merging.method import Method
 from phasor.merging.methods import build_method
 from phasor.merging.mixer import mixed
-from phasor.merging.search import HeldOut, Schedule, search
+from phasor.merging.search import HeldOut, Schedule, Search, search
 from phasor.merging.task_vector import ADAPTER_CONFIG, TaskVector, TaskVectors, read_adapter, subtract
 from phasor.merging.trace import metrics, trace_json
 from phasor.models.loading import load_model, make_network, save_model
@@ -46,8 +50,7 @@ def run(job: Job, inputs: Paths, outputs: Paths) -> Report:
     method = build_method(config.merge, vectors, recipe.seed)
     comparison = []
     with steady_loss(network, max_tokens):
-        with mixed(network.model, method.vectors) as mixer:
-            found = search(method, mixer, held_out, schedule, job.name)
+        found = _search(job, inputs, network, method, held_out, schedule, cost)
         if config.compare_methods:
             chosen = Row(config.merge.method, "tuned" if method.parameters else "fixed", found.best.losses, found.best.scale)
             comparison = [chosen, *compare(network.model, vectors, held_out, schedule, recipe.seed, skip=config.merge.method)]
@@ -58,6 +61,26 @@ def run(job: Job, inputs: Paths, outputs: Paths) -> Report:
     details = {key: trace[key] for key in ("method", "tasks", "cosines", "best", "comparison")}
     counts = {"steps": len(found.steps)} | {f"examples_{task}": sum(b.num_examples for b in bs) for task, bs in held_out.batches.items()}
     return Report(metrics=metrics(found, comparison), counts=counts, trace=found.steps, details=details, cost=cost)
+
+
+def _search(
+    job: Job, inputs: Paths, network: Network, method: Method, held_out: HeldOut[Batch], schedule: Schedule, cost: Cost
+) -> Search:
+    """The search, or that of an interrupted run whose inputs, settings and code were the same; `cost` is brought up to it."""
+    assert job.role
+    recipe = job.recipe
+    settings = [recipe.seed, *(block.model_dump(mode="json") for block in (recipe.model.of(job.role), recipe.train.of(job.role)))]
+    settings.append(recipe.merge.model_dump(mode="json", exclude={"compare_methods"}))  # comes after the search
+    identity = digest_json([settings, {name: digest_artifact(path) for name, path in inputs.flat().items()}, code_digest(job.phase)])
+    if (earlier := kept(job.scratch, identity)) is not None:
+        found, spent = earlier
+        cost.seconds, cost.examples, cost.tokens = spent.seconds, spent.examples, spent.tokens
+        return found
+    start = time.perf_counter()
+    with mixed(network.model, method.vectors) as mixer:
+        found = search(method, mixer, held_out, schedule, job.name)
+    keep(job.scratch, identity, found, cost.model_copy(update={"seconds": time.perf_counter() - start}))
+    return found
 
 
 def _specialists(job: Job, inputs: Paths) -> dict[str, Path]:

@@ -29,12 +29,14 @@ class Progress:
         step: optimiser steps done; with plan and seed, the whole state of the sampler and of dropout.
         examples, tokens: consumed so far over all ranks.
         trace: what was logged so far.
+        seconds: what these steps took, dev scores and checkpoints between them included, over all processes that did them.
     """
 
     step: int = 0
     examples: int = 0
     tokens: int = 0
     trace: list[dict[str, Any]] = field(default_factory=list)
+    seconds: float = field(default=0.0, compare=False)
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 import logging
 import math
 import signal
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -33,6 +34,7 @@ class Training:
 
     Attributes:
         progress: how far it is; the trace holds one entry per logged step and one per dev evaluation.
+        earlier_seconds: what the steps took that another process did, before this one went on from its checkpoint.
     """
 
     def __init__(
@@ -50,7 +52,7 @@ class Training:
             dev: what nDCG@10 is measured on, if anything.
             what: name of the progress bar and in messages.
         """
-        self.progress = Progress()
+        self.progress, self.earlier_seconds, self._began = Progress(), 0.0, time.perf_counter()
         self._network, self._data, self._config, self._dev, self._what = network, data, config, dev, what
         self._scratch, self._seed = scratch, seed
         self._steps = plan_steps(data.task, data.lengths, config, seed, world_size())
@@ -71,6 +73,7 @@ class Training:
             TrainingError: the loss is not a number, or a signal asked to stop; the state is saved in the latter case.
         """
         self._resume()
+        self._began = time.perf_counter()
         total, config = len(self._steps), self._config
         least = min(step.mini_batch_tokens for step in self._steps)
         with steady_loss(self._network, least), _signals() as caught, progress(total, self._what, "step") as bar:
@@ -89,6 +92,7 @@ class Training:
                     self._stop(stop)
         self._engine.finish()
         self._network.eval()
+        self._clock()
         return self.progress
 
     def _step(self, step: Step) -> float:
@@ -120,7 +124,11 @@ class Training:
         entry: dict[str, Any] = {"step": self.progress.step, "dev_ndcg_at_10": float(np.mean(list(scores.values())))}
         self.progress.trace.append(entry | {f"dev_ndcg_at_10/{task}": score for task, score in scores.items()})
 
+    def _clock(self) -> None:
+        self.progress.seconds = self.earlier_seconds + time.perf_counter() - self._began
+
     def _save(self) -> None:
+        self._clock()
         state = self._engine.state()
         if rank() == 0:
             checkpoint.save(self._scratch, self._fingerprint, self.progress, state)
@@ -130,7 +138,7 @@ class Training:
         found = checkpoint.load(self._scratch, self._fingerprint)
         if found is None:
             return
-        self.progress = found.progress
+        self.progress, self.earlier_seconds = found.progress, found.progress.seconds
         self._engine.load(found.tensors)
         log.info("%s resumes at step %d of %d", self._what, self.progress.step, len(self._steps))
 

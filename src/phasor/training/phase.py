@@ -44,13 +44,14 @@ def fit(
     data = make_set(network, read_tasks(job, collected, mined, "train", limit), config.loss, seed)
     dev = DevSet(read_tasks(job, collected, mined, "dev", config.num_dev_queries)) if config.num_dev_queries else None
     adapter = Adapter(network, config.adapter, seed) if config.adapter else None
-    progress = Training(network, data, config, seed=seed, scratch=job.scratch, dev=dev, what=job.name).run()
+    training = Training(network, data, config, seed=seed, scratch=job.scratch, dev=dev, what=job.name)
+    progress = training.run()
     losses = [entry["loss"] for entry in progress.trace if "loss" in entry]
     metrics = {"first_loss": losses[0], "last_loss": losses[-1]}
     if scores := [entry for entry in progress.trace if "dev_ndcg_at_10" in entry]:
         metrics |= {name: value for name, value in scores[-1].items() if name != "step"}
     counts = {"steps": progress.step, "examples": len(data)}
-    cost = Cost(examples=progress.examples, tokens=progress.tokens)
+    cost = Cost(seconds=training.earlier_seconds, examples=progress.examples, tokens=progress.tokens)
     return adapter, Report(metrics=metrics, counts=counts, trace=progress.trace, cost=cost)
 
 
