@@ -108,7 +108,8 @@ def test_other_recipes_can_start_a_project_and_keep_their_comments(name: str, tm
     init_project(tmp_path / "project", tmp_path / "basic.jsonl", name)
     text = (tmp_path / "project" / "params.yaml").read_text()
     assert text.startswith("# ") and text.count("#") >= 3
-    assert list(load_recipe(tmp_path / "project" / "params.yaml").tasks) == ["documents"]
+    recipe = load_recipe(tmp_path / "project" / "params.yaml")
+    assert list(recipe.tasks) == ["documents"] and recipe.synthesize.passages_of("documents") > 0
 
 
 def test_a_relative_path_means_where_the_user_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -61,6 +61,8 @@ def test_a_key_like_no_other_lists_what_is_allowed() -> None:
         ("tasks={Bad Name: {instruction: x, sources: [{kind: folder, path: d}]}}", r"task name 'Bad Name' must match"),
         ("tasks={query: {instruction: x, sources: [{kind: folder, path: d}]}}", r"a task cannot be called 'query': a prompt or a folder"),
         ("tasks={report: {instruction: x, sources: [{kind: folder, path: d}]}}", r"a task cannot be called 'report'"),
+        ("synthesize.passages_per_task=-1", r"synthesize.passages_per_task.*greater than or equal to 0"),
+        ("synthesize.passages_per_task={documents: 5, code: 3}", r"synthesize.passages_per_task names 'code', but the tasks are documents"),
         ("tasks={}", r"tasks: .*at least 1"),
         ("tasks.documents.sources=[]", r"tasks.documents.sources: .*at least 1"),
         ("tasks.documents.sources=[{kind: ftp}]", r"ftp"),

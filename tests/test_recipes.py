@@ -61,7 +61,15 @@ def test_lychee_models_and_clusters_are_the_papers(name: str) -> None:
     assert recipe.model.embed.backbone == PretrainedBackbone(name=backbone)
     assert recipe.model.rerank.backbone == PretrainedBackbone(name=f"{backbone}-Instruct")
     assert recipe.model.embed.pooling == "last"
-    assert [task.num_train for task in recipe.tasks.values()] == [4_000_000, 500_000, 1_200_000, 1_000_000]  # Table 5
+    labelled = [task.num_train or 0 for task in recipe.tasks.values()]
+    synthetic = [recipe.synthesize.passages_of(name) for name in recipe.tasks]
+    assert [a + b for a, b in zip(labelled, synthetic, strict=True)] == [4_000_000, 500_000, 1_200_000, 1_000_000]  # Table 5
+    assert synthetic == [2_000_000, 0, 0, 0]
+    held_out = sum((recipe.collect.test_share, recipe.collect.dev_share, recipe.collect.heldout_share))
+    for number, task in zip(labelled, recipe.tasks.values(), strict=True):
+        assert number * recipe.collect.test_share >= task.num_test and number * recipe.collect.dev_share >= task.num_dev
+        assert number * recipe.collect.heldout_share >= 1.5 * task.num_heldout  # shares are of documents, chosen by hash
+    assert held_out < 0.01
     assert all(source.kind == "huggingface" for task in recipe.tasks.values() for source in task.sources)
 
 
@@ -97,7 +105,7 @@ def test_lychee_synthesis_is_the_papers(name: str) -> None:
     assert (generator.temperature, generator.top_p, generator.top_k) == (0.7, 0.8, 50)
     assert teacher.name == "Alibaba-NLP/gte-Qwen2-1.5B-instruct" and recipe.synthesize.teacher == teacher
     assert (recipe.filter.consistency_top_k, recipe.synthesize.personas_per_passage) == (20, 5)
-    assert recipe.synthesize.passages_per_task == 2_000_000 and recipe.synthesize.languages == ("en", "zh")
+    assert recipe.synthesize.languages == ("en", "zh")
 
 
 def test_lychee_recipes_differ_only_in_size() -> None:

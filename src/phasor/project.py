@@ -83,6 +83,8 @@ def _adapt(text: str, name: str, source: dict[str, str]) -> str:
     tree = editor.load(text)
     tree["name"] = name
     tree["tasks"] = {"documents": {"instruction": _INSTRUCTION, "sources": [source]}}
+    if isinstance(numbers := tree.get("synthesize", {}).get("passages_per_task"), dict):
+        tree["synthesize"]["passages_per_task"] = max(numbers.values())
     stream = io.StringIO()
     editor.dump(tree, stream)
     return stream.getvalue()

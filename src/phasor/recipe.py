@@ -48,6 +48,9 @@ class Recipe(Config):
                 raise ValueError(f"task name {task!r} must match {TASK_NAME.pattern}: it becomes a folder and a stage name")
             if task in RESERVED_NAMES:
                 raise ValueError(f"a task cannot be called {task!r}: a prompt or a folder of the run has this name; choose another")
+        numbers = self.synthesize.passages_per_task
+        if unknown := sorted(numbers.keys() - self.tasks.keys()) if isinstance(numbers, dict) else []:
+            raise ValueError(f"synthesize.passages_per_task names {unknown[0]!r}, but the tasks are {', '.join(self.tasks)}")
         if len(set(self.roles)) != len(self.roles):
             raise ValueError(f"roles lists a role twice: {list(self.roles)}")
         if "embed" not in self.roles:

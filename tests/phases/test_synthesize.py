@@ -68,6 +68,11 @@ def test_passages_are_chosen_by_the_seed_and_zero_leaves_the_phase_empty(tmp_pat
         chosen.append([row.passage_id for row in rows_of(world)])
     assert len(chosen[0]) == 10 and chosen[0] == chosen[1] != chosen[2]
     assert world.run("synthesize", synthesize=EXTRACTIVE | {"passages_per_task": 0}).counts["rows"] == 0 and rows_of(world) == []
+    two = {"tasks": world.settings["tasks"] | {"other": world.settings["tasks"]["t"]}}
+    for number in ({"t": 7}, {"t": 7, "other": 0}):
+        world.run("synthesize", **two, synthesize=EXTRACTIVE | {"passages_per_task": number})
+        assert len(rows_of(world)) == 7
+    assert world.run("synthesize", **two, synthesize=EXTRACTIVE | {"passages_per_task": {"other": 7}}).counts["rows"] == 0
 
 
 def test_quotas_of_a_model_are_exact_in_every_language(tmp_path: Path) -> None:

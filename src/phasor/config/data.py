@@ -2,7 +2,7 @@
 
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, NonNegativeInt, model_validator
 
 from phasor.config.base import Config
 
@@ -93,8 +93,14 @@ class SynthesizeConfig(Config):
         None, description="Text file, one persona a line, or .jsonl with a field `persona`, relative to the recipe; none: our own list."
     )
     personas_per_passage: int = Field(5, ge=1, description="Candidates offered to the generator. Paper A.3.")
-    passages_per_task: int = Field(2000, ge=0, description="Passages that get a query; 0 leaves the phase empty.")
+    passages_per_task: NonNegativeInt | dict[str, NonNegativeInt] = Field(
+        2000, description="Passages that get a query; 0 leaves the phase empty. Or task to number; a task that is not named gets none."
+    )
     languages: tuple[str, ...] = Field(("en",), min_length=1, description="ISO 639-1 codes of the query languages, in equal shares.")
+
+    def passages_of(self, task: str) -> int:
+        """How many passages of a task get a query."""
+        return self.passages_per_task.get(task, 0) if isinstance(self.passages_per_task, dict) else self.passages_per_task
 
     @model_validator(mode="after")
     def _languages_can_be_written(self) -> Self:

@@ -26,7 +26,7 @@ def run(job: Job, inputs: Paths, outputs: Paths) -> Report:
     config, seed, data = job.recipe.synthesize, job.recipe.seed, inputs.one("data")
     corpus = read_corpus(data / "corpus.parquet")
     protected = [example for split in ("dev", "heldout", "test") for example in read_examples(data / f"{split}.parquet")]
-    passages = _choose(trainable(corpus, protected, seed, job.recipe.collect), config.passages_per_task, seed)
+    passages = _choose(trainable(corpus, protected, seed, job.recipe.collect), config.passages_of(job.task), seed)
     personas = load_personas(job.root / config.personas if config.personas else None)
     written: Sequence[Written] = []
     counts: Counter[str] = Counter()
