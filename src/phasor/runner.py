@@ -85,7 +85,7 @@ def execute_paths(job: Job, inputs: Paths, outputs: Paths, report_path: Path) ->
         if settings().rank == 0:
             _finish(job, chosen, report, inputs, aside, outputs, time.perf_counter() - start)
             write_json(report, report_path)
-            shutil.rmtree(job.scratch, ignore_errors=True)
+            _clear_scratch(job)
     except OSError as error:
         if error.errno in _REFUSED:
             place = error.filename or ", ".join(str(path) for path in outputs.flat().values())
@@ -103,6 +103,17 @@ def execute_paths(job: Job, inputs: Paths, outputs: Paths, report_path: Path) ->
         for path in aside.flat().values():
             shutil.rmtree(path, ignore_errors=True)
     return report
+
+
+def _clear_scratch(job: Job) -> None:
+    if not job.kept.exists():
+        shutil.rmtree(job.scratch, ignore_errors=True)
+        return
+    for path in job.scratch.iterdir():
+        if path.is_dir() and path != job.kept:
+            shutil.rmtree(path, ignore_errors=True)
+        elif path.is_file():
+            path.unlink(missing_ok=True)
 
 
 def _aside(path: Path, scratch: Path) -> Path:
