@@ -110,7 +110,7 @@ async def watch_index(
                 source.forget({pointer.version, before.version if before else pointer.version})  # the one before may come back
             if pointer == used:
                 refused, told = None, ""
-        except Exception as error:
+        except (PhasorError, OSError, RuntimeError, MemoryError, LookupError, ValueError, TypeError) as error:
             if pointer is not None:
                 pause = min(2 * pause, _MOST_LOOKS) if pointer == refused else 1
                 refused, looks = pointer, pause

@@ -241,7 +241,7 @@ class Scheduler:
         shared = Shared(np.repeat(np.arange(len(sizes)), sizes), np.repeat([job.shared for job, _ in batch.parts], sizes))
         try:
             rows = self._networks[batch.role](sequences, shared)
-        except Exception as error:
+        except (RuntimeError, MemoryError, LookupError, ValueError, TypeError) as error:  # torch's own are all RuntimeErrors
             log.exception("serve.batch role=%s sequences=%d", batch.role, len(sequences))
             self._fail(batch, f"the {batch.role} model failed on {len(sequences)} sequences: {first_line(error)}")
             if isinstance(error, torch.AcceleratorError):  # the process has lost its GPU for good
