@@ -67,11 +67,31 @@ def test_a_key_like_no_other_lists_what_is_allowed() -> None:
         ("tasks.documents.sources=[]", r"tasks.documents.sources: .*at least 1"),
         ("tasks.documents.sources=[{kind: ftp}]", r"ftp"),
         ("seed=-1", r"seed: .*greater than or equal to 0"),
+        ("warmup.embed.epochs=.inf", r"warmup.embed.epochs: .*finite number \(got inf\)"),
+        ("enhance.embed.loss.matryoshka_dims=[64, -3, 0]", r"matryoshka_dims.1: .*equal to 1 \(got -3\); .*matryoshka_dims.2: .*\(got 0\)"),
+        ("train.embed.loss={in_batch: none, num_hard_negatives: 0}", r"train.embed.loss: .*leaves no negatives to learn from"),
+        ("train.rerank.loss.num_hard_negatives=0", r"train.rerank.loss: .*num_random_negatives are both 0"),
     ],
 )
 def test_a_value_out_of_bounds_is_named_with_its_key(override: str, message: str) -> None:
     with pytest.raises(RecipeError, match=message):
         parse_recipe(SMALL, [override])
+
+
+@pytest.mark.parametrize("phase", ["warmup", "train", "enhance"])
+def test_a_task_without_any_negatives_is_named(phase: str) -> None:
+    overrides = [f"{phase}.embed.loss.num_hard_negatives=0"]
+    assert parse_recipe(SMALL, overrides)
+    words = rf"tasks.documents.in_batch_negatives is false and {phase}.embed.loss.num_hard_negatives is 0"
+    with pytest.raises(RecipeError, match=words):
+        parse_recipe(SMALL, [*overrides, "tasks.documents.in_batch_negatives=false"])
+
+
+def test_enhance_takes_no_more_examples_than_warmup() -> None:
+    assert parse_recipe(SMALL, ["enhance.rerank.max_examples=5"])
+    assert parse_recipe(SMALL, ["warmup.rerank.max_examples=5", "enhance.rerank.max_examples=5"])
+    with pytest.raises(RecipeError, match="enhance.rerank.max_examples 6 is more than warmup.rerank.max_examples 5"):
+        parse_recipe(SMALL, ["warmup.rerank.max_examples=5", "enhance.rerank.max_examples=6"])
 
 
 def test_a_missing_key_is_named() -> None:

@@ -57,6 +57,24 @@ class Recipe(Config):
             raise ValueError("roles must contain embed: the reranker reorders what the embedder finds")
         return self
 
+    @model_validator(mode="after")
+    def _something_to_learn(self) -> Self:
+        alone = [name for name, task in self.tasks.items() if not task.in_batch_negatives]
+        for name, phase in (("warmup", self.warmup), ("train", self.train), ("enhance", self.enhance)):
+            if alone and not phase.embed.loss.num_hard_negatives:
+                raise ValueError(
+                    f"tasks.{alone[0]}.in_batch_negatives is false and {name}.embed.loss.num_hard_negatives is 0, which leaves "
+                    "that task no negatives to learn from; change one of them"
+                )
+        for role in self.roles:
+            first, again = self.warmup.of(role).max_examples, self.enhance.of(role).max_examples
+            if first is not None and again is not None and again > first:
+                raise ValueError(
+                    f"enhance.{role}.max_examples {again} is more than warmup.{role}.max_examples {first}: enhance trains on "
+                    "examples of warm-up once more; lower it or leave it out"
+                )
+        return self
+
 
 def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
     """Read a recipe file and apply `a.b=c` overrides, whose right sides are YAML.

@@ -8,9 +8,9 @@ Role = Literal["embed", "rerank"]
 
 
 class Config(BaseModel):
-    """A block of the recipe. Unknown keys are refused; values cannot be changed after loading."""
+    """A block of the recipe. Unknown keys and numbers without end are refused; values cannot be changed after loading."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 def default_kind(tree: Any, name: str, kind: str) -> Any:

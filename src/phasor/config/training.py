@@ -1,6 +1,6 @@
 """Settings of the training engine and of the phases that use it: warmup, train, enhance."""
 
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -36,7 +36,15 @@ class InfoNCEConfig(Config):
     num_hard_negatives: int = Field(7, ge=0)
     in_batch: Literal["none", "docs", "docs+queries"] = Field("docs", description="Which other texts of the batch are negatives.")
     false_negative_margin: float | None = Field(0.1, description="Mask a negative that scores above the positive plus this. None: no mask.")
-    matryoshka_dims: tuple[int, ...] = Field((), description="Extra truncated sizes the loss is summed over; empty: full size only.")
+    matryoshka_dims: tuple[Annotated[int, Field(ge=1)], ...] = Field(
+        (), description="Extra truncated sizes the loss is summed over; empty: full size only."
+    )
+
+    @model_validator(mode="after")
+    def _something_to_learn(self) -> Self:
+        if self.in_batch == "none" and not self.num_hard_negatives:
+            raise ValueError("in_batch none with num_hard_negatives 0 leaves no negatives to learn from; change one of them")
+        return self
 
 
 class YesNoConfig(Config):
@@ -44,6 +52,12 @@ class YesNoConfig(Config):
 
     num_hard_negatives: int = Field(7, ge=0)
     num_random_negatives: int = Field(0, ge=0)
+
+    @model_validator(mode="after")
+    def _something_to_learn(self) -> Self:
+        if not self.num_hard_negatives + self.num_random_negatives:
+            raise ValueError("num_hard_negatives and num_random_negatives are both 0: to say yes to everything would be right; raise one")
+        return self
 
 
 class TrainingConfig(Config):
@@ -105,4 +119,7 @@ class TrainConfig(PhaseTraining):
 
 
 class EnhanceConfig(PhaseTraining):
-    """Phase 4: the warm-up data once more, with Matryoshka for the embedder. Paper section 3.2 (4)."""
+    """Phase 4: the warm-up data once more, with Matryoshka for the embedder. Paper section 3.2 (4).
+
+    `max_examples` is warm-up's if not given, and at most that.
+    """
