@@ -41,7 +41,7 @@ SURFACE: dict[str, dict[str, object]] = {
     "pipeline compile": {"--profile": None, "--image": None, "--format": "ir", "--namespace": "kubeflow", "--output": None},
     "pipeline submit": {
         "--profile": None, "--image": None, "--recipe": "params.yaml", "--set": [], "--host": None, "--namespace": "", "--token-file": "",
-        "--ca-file": "", "--only": None, "--note": "", "--experiment": "phasor", "--watch": False,
+        "--ca-file": "", "--only": None, "--any-code": False, "--note": "", "--experiment": "phasor", "--watch": False,
     },
     "data": {"action": None},
     "data rev": {"--recipe": "params.yaml", "--set": []},

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -71,6 +72,17 @@ def test_a_change_counts_for_the_phases_that_can_import_it(names: tuple[str, ...
         forget()
         assert {part for part in PARTS if code_digest(part) != before[part]} == parts, name
         path.write_text(TREE[name])
+
+
+def test_what_no_image_would_hold_counts_for_nothing(package: Path) -> None:
+    """An editor's copy, say: a pod that holds the same code must come to the same digest."""
+    before = code_digest()
+    for name in (".DS_Store", "list.txt~", ".list.txt.swp", "list.orig"):
+        (package / "words" / name).write_text("x")
+    forget()
+    assert code_digest() == before
+    shipped = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())["tool"]["setuptools"]["package-data"]["phasor"]
+    assert {f"**/*{suffix}" for suffix in room._DATA} == {pattern for pattern in shipped if pattern.startswith("**/")}
 
 
 def test_a_file_that_nobody_imports_yet_counts_for_nothing(package: Path) -> None:

@@ -63,7 +63,7 @@ def _add_request(command: argparse.ArgumentParser) -> None:
 
 def _render(args: argparse.Namespace) -> None:
     from phasor.gitops.render import render
-    from phasor.gitops.request import Server
+    from phasor.gitops.request import Server, tagged
     from phasor.recipe import load_recipe
 
     request, changed = render(
@@ -71,6 +71,8 @@ def _render(args: argparse.Namespace) -> None:
         Server(host=args.host, namespace=args.kfp_namespace, experiment=args.experiment), form=args.format, namespace=args.namespace,
         pipelines_namespace=args.kfp_namespace or PIPELINES_NAMESPACE, ca_config_map=args.ca_config_map,
     )  # fmt: skip
+    for image in tagged(request.told.revisions.images):
+        say(f"{image} is named by tag, which another image may take: name it as NAME@sha256:..., or one request may run different code.")
     done = f"wrote {', '.join(changed)}; commit and push them" if changed else "nothing has changed"
     say(f"{args.folder}: {request.job_name}, {done}.")
 

@@ -27,6 +27,7 @@ def add_commands(commands: Any) -> None:
     running.add_argument("--namespace", default="", help="of the run, on a multi-user installation")
     add_credentials(running)
     running.add_argument("--only", action="append", choices=("embed", "rerank"), help="train this role only; repeatable (default: all)")
+    running.add_argument("--any-code", action="store_true", help="take the image's code, even if it is not the code here")
     running.add_argument("--note", default="", help="why this run; shown on its card")
     add_experiment(running)
     running.add_argument("--watch", action="store_true", help="follow the run: one line per task, and an exit code by its outcome")
@@ -90,6 +91,7 @@ def _compile(args: argparse.Namespace) -> None:
 
 
 def _submit(args: argparse.Namespace) -> None:
+    from phasor.code_rev import code_digest
     from phasor.pipeline.compile import compile_text
     from phasor.pipeline.submit import Server, follow, run_url, submit
     from phasor.recipe import dump_recipe, load_recipe
@@ -97,7 +99,7 @@ def _submit(args: argparse.Namespace) -> None:
 
     recipe = load_recipe(args.recipe, args.overrides)
     parameters = {
-        "recipe": dump_recipe(recipe), "data_rev": data_rev(recipe, args.recipe.parent),
+        "recipe": dump_recipe(recipe), "data_rev": data_rev(recipe, args.recipe.parent), "code_rev": "" if args.any_code else code_digest(),
         "roles": args.only or list(recipe.roles), "run_note": args.note,
     }  # fmt: skip
     server = Server(args.host, args.namespace, args.token_file, args.ca_file)

@@ -13,6 +13,8 @@ _PACKAGE = _ROOT.name
 _PHASES = f"{_PACKAGE}.phases"
 _ALWAYS = f"{_PACKAGE}.runner"
 _POD = f"{_PACKAGE}.kfp_adapter"
+_DATA = (".jinja", ".jsonl", ".txt", ".yaml")
+"""As `package-data` in pyproject.toml."""
 
 
 @cache
@@ -65,8 +67,11 @@ def _mentioned(name: str) -> frozenset[str]:
 
 
 def _files(modules: Iterable[str]) -> set[Path]:
-    """The modules' files, and the files that are no modules in the rooms where they lie: prompts, templates, word lists."""
+    """The modules' files, and the data that the package ships in the rooms where they lie: prompts, templates, word lists.
+
+    Whatever else lies in a checkout is in no image built from it, where this digest must be the same.
+    """
     paths = {_modules()[name] for name in modules}
     rooms = {path.relative_to(_ROOT).parts[0] for path in paths if path.parent != _ROOT}
-    data = (path for room in rooms for path in (_ROOT / room).rglob("*") if path.is_file() and path.suffix not in (".py", ".pyc"))
+    data = (path for room in rooms for path in (_ROOT / room).rglob("*") if path.suffix in _DATA and path.is_file())
     return paths | set(data)

@@ -56,7 +56,10 @@ def run_fetch(
     with told("fetch"):
         own = code_digest()
         if code_rev not in ("", own):
-            raise RecipeError(f"code_rev: this image holds the code {own}, the run asks for {code_rev}. Name an image built from it.")
+            raise RecipeError(
+                f"code_rev: this image holds the code {own}, the run asks for {code_rev}. Name an image built from it, or "
+                "leave code_rev empty (`phasor pipeline submit --any-code`) to run the image's."
+            )
         form = read_form(recipe, overrides, roles)
         plan = make_plan(form, data_rev, code_digest)
         reach(store_settings())

@@ -169,6 +169,12 @@ def test_manifests_of_the_pipeline_come_along_when_asked_for(render: Render, dep
     assert yaml.safe_load(kustomization.read_text())["resources"] == ["job.yaml"]
 
 
+def test_an_image_by_tag_is_warned_of(render: Render, capsys: pytest.CaptureFixture[str]) -> None:
+    for image, warned in ((OTHER, False), ("registry.internal/phasor:1", True)):
+        render("--image", image)
+        assert (f"{image} is named by tag, which another image may take" in capsys.readouterr().out) is warned
+
+
 def test_a_folder_outside_git_is_refused(
     project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -70,7 +70,7 @@ def test_fetch_hands_out_what_the_plan_says_and_shows_a_card(make_project: MakeP
         ({"overrides": ["merge.serch_steps=3"]}, "phasor fetch: recipe: unknown key 'merge.serch_steps'; did you mean 'search_steps'?"),
         ({"recipe": "nope"}, "phasor fetch: recipe: 'nope' is neither YAML text nor one of"),
         ({"roles": ["both"]}, "phasor fetch: roles: 'both' is no role"),
-        ({"code_rev": "abc"}, "the run asks for abc. Name an image built from it"),
+        ({"code_rev": "abc"}, "the run asks for abc. Name an image built from it, or leave code_rev empty (`phasor"),
         ({"data_rev": {}}, "phasor fetch: collect-basic: the data revision names no basic.jsonl"),
     ],
 )

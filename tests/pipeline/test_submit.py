@@ -7,6 +7,7 @@ import pytest
 import yaml
 
 from phasor.cli import main
+from phasor.code_rev import code_digest
 from phasor.errors import EndpointError, PhasorError
 from phasor.pipeline import submit as room
 from phasor.pipeline.compile import version_name
@@ -129,9 +130,10 @@ def test_the_command_sends_the_recipe_and_its_exit_code_is_the_runs(
     run = server.runs[0]
     told = run["runtime_config"]["parameters"]
     assert (told["roles"], told["run_note"], told["data_rev"]) == (["embed"], "try", {})
-    assert parse_recipe(told["recipe"]).seed == 5
+    assert parse_recipe(told["recipe"]).seed == 5 and told["code_rev"] == code_digest()
     assert capsys.readouterr().out.splitlines()[0] == f"{server.url}/#/runs/details/{run['run_id']}"
     server.script = [("FAILED", {"fetch": "FAILED"})]
     assert main(command) == 2
     assert "phasor pipeline: the run ended as FAILED in fetch" in capsys.readouterr().err
     assert yaml.safe_load(told["recipe"])["seed"] == 5
+    assert main([*command, "--any-code"]) == 2 and server.runs[-1]["runtime_config"]["parameters"]["code_rev"] == ""

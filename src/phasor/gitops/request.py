@@ -150,6 +150,11 @@ def images_of(pipeline: str) -> list[str]:
     return sorted({executor["container"]["image"] for executor in executors.values()})
 
 
+def tagged(images: list[str]) -> list[str]:
+    """Those of the images that are not named by digest."""
+    return [image for image in images if "@sha256:" not in image]
+
+
 def _read(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8")

@@ -39,14 +39,14 @@ def graph(profile: Profile, root: Path) -> Any:
         sys.path.remove(str(root.resolve()))
 
 
-def compile_text(profile: Profile, root: Path, form: Format = "ir", namespace: str = "kubeflow") -> str:
+def compile_text(profile: Profile, root: Path, form: Format = "ir", namespace: str = "") -> str:
     """The compiled pipeline as YAML text.
 
     Args:
         profile: the platform.
         root: checkout.
         form: `ir`, or `crd` for Pipeline and PipelineVersion manifests.
-        namespace: of the manifests.
+        namespace: of the manifests; the IR has none.
     """
     pipeline = graph(profile, root)
     text = _compile(pipeline)
