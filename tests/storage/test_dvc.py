@@ -127,6 +127,45 @@ def test_without_a_remote_the_message_says_what_to_set(project: Path, tmp_path: 
         bring(revision(project), tmp_path)
 
 
+def test_status_looks_below_a_tracked_folder(project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """The whole folder is tracked, the recipe names a folder and a file in it, and a stage of DVC reads those."""
+    monkeypatch.chdir(project)
+    (project / "data").mkdir()
+    for name in ("docs", "one.jsonl"):
+        run_dvc(["remove", "-q", f"{name}.dvc"], project, check=True)
+        (project / name).rename(project / "data" / name)
+    (project / "data" / "docs-of-others.txt").write_text("no part of data/docs\n")
+    run_dvc(["add", "-q", "data"], project, check=True)
+    run_dvc(["push", "-q"], project, check=True)
+    sources = "[{kind: folder, path: data/docs}, {kind: jsonl, corpus: data/one.jsonl}]"
+    (project / "params.yaml").write_text(f"tasks: {{t: {{instruction: find, sources: {sources}}}}}")
+    (project / "dvc.yaml").write_text("stages: {collect-t: {cmd: 'true', deps: [data/docs, data/one.jsonl]}}")
+
+    def told() -> str:
+        assert main(["data", "status"]) == 0
+        (line,) = capsys.readouterr().out.splitlines()
+        return line.split("  ", 2)[2]
+
+    def change(name: str) -> None:
+        with (project / "data" / name).open("a") as stream:
+            stream.write("changed\n")
+        run_dvc(["add", "-q", "data"], project, check=True)
+        run_dvc(["push", "-q"], project, check=True)
+
+    assert told() == "no run here has used it"
+    run_dvc(["repro", "-q"], project, check=True)
+    assert told() == "the same everywhere"
+    change("docs-of-others.txt")
+    assert told() == "the same everywhere"
+    for name in ("docs/deep/b ü.txt", "one.jsonl"):
+        change(name)
+        assert told() == "the last run here used other data"
+        run_dvc(["repro", "-q"], project, check=True)
+        assert told() == "the same everywhere"
+    subprocess.run(["rm", "-rf", ".dvc/cache", ".dvc/tmp"], cwd=project, check=True)
+    assert "nobody knows what the last run used: run `dvc pull`" in told()
+
+
 def test_the_command_tells_the_revision_and_what_differs(
     project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -4,6 +4,7 @@ A digest is what a `.dvc` file names: the md5 of a file, or the md5 of a folder'
 and no DVC is needed where the data is wanted.
 """
 
+import hashlib
 import json
 import re
 import shutil
@@ -23,6 +24,11 @@ _REPLACE = "Push the data again; DVC repeats only what is missing, so delete thi
 def object_name(digest: str) -> str:
     """Where DVC 3 keeps the object with that digest below a remote."""
     return f"files/md5/{digest[:2]}/{digest[2:]}"
+
+
+def folder_digest(rows: list[dict[str, str]]) -> str:
+    """DVC's digest of a folder from its listing: `md5` and `relpath` of every file, in the order of `relpath`."""
+    return hashlib.md5(json.dumps(rows, sort_keys=True).encode(), usedforsecurity=False).hexdigest() + _FOLDER
 
 
 def check(files: Mapping[str, str]) -> None:

@@ -11,6 +11,7 @@ from phasor.dvc_adapter import own_files, run_dvc
 from phasor.errors import DataError, StorageError
 from phasor.phases import jobs
 from phasor.recipe import Recipe
+from phasor.storage.dvc import folder_digest, object_name
 
 _SUFFIX = ".dvc"
 
@@ -61,18 +62,50 @@ def status(recipe: Recipe, root: Path) -> str:
     revision = data_rev(recipe, root)
     if not revision:
         return "The recipe reads no files of yours.\n"
-    lock = _last_run(root)
+    last = _beside_last_run(recipe, root)
     changed, missing = _changed(root, revision), _not_pushed(root, revision)
     lines = []
     for path, digest in revision.items():
         notes = [
             "differs from its .dvc file: run `dvc add` and `dvc push`" if path in changed else "",
             "not all of it is in the remote: run `dvc push`" if path in missing else "",
-            "the last run here used other data" if path in lock and lock[path] != digest else "",
-            "no run here has used it" if path not in lock else "",
+            last[path],
         ]
         lines.append(f"{path}  {digest}  {'; '.join(filter(None, notes)) or 'the same everywhere'}\n")
     return "".join(lines)
+
+
+def _beside_last_run(recipe: Recipe, root: Path) -> dict[str, str]:
+    """Tracked path to how it differs from what the last run read of it; empty: not at all.
+
+    A recipe may name what lies deep in a tracked folder, and then that is what a stage reads.
+    """
+    lock, notes = _last_run(root), dict[str, str]()
+    for path in recipe_files(recipe):
+        holder, digest = _tracked(path, root)
+        notes.setdefault(holder, "no run here has used it")
+        if path not in lock:
+            continue
+        now = digest if path == holder else _digest_below(root, digest, Path(path).relative_to(holder))
+        if now is None:
+            notes[holder] = "its listing is not here, so nobody knows what the last run used: run `dvc pull`"
+        elif now != lock[path]:
+            notes[holder] = "the last run here used other data"
+        elif notes[holder] == "no run here has used it":
+            notes[holder] = ""
+    return notes
+
+
+def _digest_below(root: Path, digest: str, inner: Path) -> str | None:
+    """DVC's digest of a file or folder in a tracked folder; None if the listing of that is not in the cache."""
+    cache = Path(run_dvc(["cache", "dir"], root, check=True, capture_output=True).stdout.strip())
+    try:
+        rows = {row["relpath"]: row["md5"] for row in json.loads((cache / object_name(digest)).read_text(encoding="utf-8"))}
+    except FileNotFoundError:
+        return None
+    start = f"{inner.as_posix()}/"
+    below = [{"md5": md5, "relpath": path.removeprefix(start)} for path, md5 in sorted(rows.items()) if path.startswith(start)]
+    return rows.get(inner.as_posix()) or folder_digest(below)
 
 
 def _last_run(root: Path) -> dict[str, str]:
