@@ -6,14 +6,20 @@ import re
 import subprocess
 import sys
 import tarfile
+import threading
+import time
+from collections.abc import Callable
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import jsonschema
 import pytest
 import yaml
 from prometheus_client.openmetrics.exposition import generate_latest
-from tests.charts.rendered import CASES, CHART, helm, objects, of_kind, template
+from tests.charts.rendered import APIS, CASES, CHART, helm, objects, of_kind, program, template
+from tests.ports import free_port
 from tests.serving import world
+from tests.waiting import until
 
 from phasor.serving.metrics import Metrics
 
@@ -37,14 +43,6 @@ def test_generated_files_are_those_of_the_values(tmp_path: Path) -> None:
     assert after == before, "run `python charts/describe.py`"
 
 
-def test_every_value_is_described_and_used() -> None:
-    rows = re.findall(r"^\| `([\w.]+)` \|.*\| (.+) \|$", (CHART / "README.md").read_text(), re.MULTILINE)
-    assert len(rows) > 60 and all(len(text) >= 3 for _, text in rows)
-    texts = "".join(path.read_text() for path in (CHART / "templates").rglob("*") if path.is_file())
-    for key, _ in rows:
-        assert re.search(rf"\.{key.rsplit('.', 1)[-1]}\b", texts), f"{key} is read nowhere"
-
-
 @pytest.mark.parametrize(("change", "words"), [
     ("replica=3", "'replica' not allowed"), ("auth.exsistingSecret=x", "'exsistingSecret' not allowed"),
     ("tracks.blue.bundle.claim=x", "'claim' not allowed"), ("vllm.embed.replica=2", "'replica' not allowed"),
@@ -57,6 +55,11 @@ def test_every_value_is_described_and_used() -> None:
     ("tracks.blue.index.location=s3://a/b", "has an s3:// location, so objectStore.endpoint must be set"),
     ("tracks.blue.bundle.existingClaim=", "tracks.blue.bundle needs a location (s3://BUCKET/PREFIX) or an existingClaim"),
     ("objectStore.endpoint=http://s3", "objectStore.existingSecret is not set"), ("tests.keySecret=", "tests.keySecret is not set"),
+    ("auth.open=true", "auth.open and auth.existingSecret are both set"), ("vllm.embed.replicas=0", "/vllm/embed/replicas"),
+    ("probes.terminationSeconds=20", "probes.terminationSeconds is 20: it must be more than probes.drainSeconds (10) and 10 seconds"),
+    ("config.shutdown_s=81", "config: drain_s 10 and shutdown_s 81 are longer than probes.terminationSeconds 90"),
+    ("pdb.minAvailable=half", "/pdb/minAvailable"), ("global.imagePullSecrets[0].nme=x", "/global/imagePullSecrets/0"),
+    ("podSecurityContext.runAsNonRoot=false", "'runAsNonRoot' not allowed"),
     ("ingress.enabled=true", "ingress.host is not set"), ("monitoring.serviceMonitor=true", "monitoring.keySecret is not set"),
     ("autoscaling.type=keda", "autoscaling.prometheus is not set"), ("httpRoute.enabled=true", "httpRoute.parentRefs is empty"),
 ])
@@ -142,17 +145,52 @@ def test_the_metrics_of_a_running_server_are_those(server: world.Served) -> None
     assert {name for name in metric_names() if not name.startswith("phasor_refused")} <= found
 
 
-def test_notes_end_in_a_curl_that_works(server: world.Served, tmp_path: Path) -> None:
+@pytest.fixture
+def notes(tmp_path: Path) -> Callable[..., str]:
     """Helm shows notes only with a cluster at hand, so they are rendered as part of an object."""
     chart = world.copy(CHART, tmp_path / "phasor")
     (chart / "templates" / "NOTES.txt").rename(chart / "notes.txt")
     (chart / "templates" / "notes.yaml").write_text('kind: Notes\ntext: |\n  {{- tpl (.Files.Get "notes.txt") . | nindent 2 }}\n')
-    result = helm("template", "rel", chart, "-f", MINIMAL, "--show-only", "templates/notes.yaml", "--kube-version", "1.34.0")
-    notes = yaml.safe_load(result.stdout)["text"].strip().splitlines()
-    assert "service/rel-phasor 8000:80" in notes[-2] and notes[-1].strip().startswith("curl ")
-    command = notes[-1].strip().replace("http://127.0.0.1:8000", server.url)
+
+    def shown(case: str, *changes: str) -> str:
+        settings = ["-f", CHART / "ci" / f"{case}.yaml", *(part for change in changes for part in ("--set", change))]
+        known = [part for api in APIS for part in ("--api-versions", api)]
+        result = helm("template", "rel", chart, *settings, "--show-only", "templates/notes.yaml", "--kube-version", "1.34.0", *known)
+        text: str = yaml.safe_load(result.stdout)["text"]
+        return text.strip()
+
+    return shown
+
+
+def test_notes_end_in_a_curl_that_works(server: world.Served, notes: Callable[..., str]) -> None:
+    lines = notes("minimal").splitlines()
+    assert "service/rel-phasor 8000:80" in lines[-2] and lines[-1].strip().startswith("curl ")
+    command = lines[-1].strip().replace("http://127.0.0.1:8000", server.url)
     answer = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=True, env=os.environ | {"KEY": "any"})
     assert json.loads(answer.stdout)["data"][0]["id"] == "pico"
+
+
+def test_that_curl_waits_until_the_port_is_forwarded(notes: Callable[..., str]) -> None:
+    """Both lines are pasted at once, and `kubectl port-forward` takes a moment."""
+    port = free_port()
+    command = notes("external-qdrant").splitlines()[-1].strip().replace(":8000", f":{port}")
+    with subprocess.Popen(["bash", "-c", command], stdout=subprocess.PIPE, text=True) as asking:
+        time.sleep(0.5)
+        assert asking.poll() is None
+        with ThreadingHTTPServer(("127.0.0.1", port), SimpleHTTPRequestHandler) as late:
+            threading.Thread(target=late.serve_forever, daemon=True).start()
+            answer, _ = asking.communicate(timeout=60)
+            late.shutdown()
+    assert "404" in answer
+
+
+def test_notes_tell_of_a_policy_that_lets_nobody_in(notes: Callable[..., str]) -> None:
+    told = "to networkPolicy.ingressFrom"
+    balanced = ("minimal", "service.type=LoadBalancer")
+    ways = [balanced, ("minimal", "ingress.enabled=true", "ingress.host=x"), ("gpu", "networkPolicy.ingressFrom=null")]
+    assert all(told in notes(*way) for way in ways)
+    open_ones = [(*balanced, change) for change in ("networkPolicy.enabled=false", "networkPolicy.ingressFrom[0].ipBlock.cidr=10.0.0.0/8")]
+    assert not any(told in notes(*way) for way in [("minimal",), ("cpu",), ("gpu",), *open_ones])
 
 
 def test_the_package_holds_everything(tmp_path: Path) -> None:
@@ -162,3 +200,18 @@ def test_the_package_holds_everything(tmp_path: Path) -> None:
         names = {name.removeprefix("phasor/") for name in archive.getnames()}
     wanted = {path.relative_to(CHART).as_posix() for path in CHART.rglob("*") if path.is_file()}
     assert names == wanted
+
+
+def test_the_package_is_pushed_to_a_registry_and_installed_from_there(tmp_path: Path) -> None:
+    port = free_port()
+    binary = program("registry", "github.com/google/go-containerregistry/cmd/registry@v0.22.1")
+    with subprocess.Popen([binary, "-port", str(port)], stderr=subprocess.DEVNULL) as registry:
+        try:
+            helm("package", CHART, "--destination", tmp_path)
+            push = ["push", tmp_path / "phasor-0.1.0.tgz", f"oci://127.0.0.1:{port}/charts", "--plain-http"]
+            until(lambda: helm(*push).returncode == 0, "the registry takes the chart", 30)
+            source = [f"oci://127.0.0.1:{port}/charts/phasor", "--version", "0.1.0", "--plain-http"]
+            result = helm("template", "rel", *source, "-f", MINIMAL, "--kube-version", "1.34.0", "--namespace", "search")
+        finally:
+            registry.terminate()
+    assert result.returncode == 0 and result.stdout == template("-f", MINIMAL).stdout, result.stderr

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import kubernetes_validate
 import pytest
-from tests.charts.rendered import APIS, CASES, CHART, containers, objects, of_kind, pods, selects
+import yaml
+from tests.charts.rendered import APIS, CASES, CHART, Object, containers, objects, of_kind, pods, selects, with_values
 
 from phasor.cli import build_parser
 from phasor.config.serving import ServeConfig
@@ -87,14 +88,18 @@ def test_selectors_meet_their_pods_and_hold_no_versions(case: str) -> None:
         selector = tree["spec"]["selector"]["matchLabels"]
         assert [name for name, labels in made.items() if selects(selector, labels)] == [tree["metadata"]["name"]]
         assert not {"app.kubernetes.io/version", "helm.sh/chart"} & set(selector)
-        assert tree["spec"]["template"]["spec"].get("topologySpreadConstraints") or "vllm" in str(tree["spec"]["template"]["spec"])
+        [spread] = tree["spec"]["template"]["spec"]["topologySpreadConstraints"]
+        assert spread["labelSelector"]["matchLabels"] == selector
     for tree in of_kind(found, "Service"):
         [name] = [name for name, labels in made.items() if selects(tree["spec"]["selector"], labels)]
         [spec] = [spec for other, _, spec in pods(found) if other == name]
         ports = {port["name"] for container in spec["containers"] for port in container["ports"]}
         assert {port["targetPort"] for port in tree["spec"]["ports"]} <= ports
-    for tree in of_kind(found, "PodDisruptionBudget"):
-        assert sum(selects(tree["spec"]["selector"], labels) for labels in made.values()) == 1
+    guarded = [name for tree in of_kind(found, "PodDisruptionBudget") for name in made if selects(tree["spec"]["selector"], made[name])]
+    fewest = {tree["spec"]["scaleTargetRef"]["name"]: tree["spec"].get("minReplicas", tree["spec"].get("minReplicaCount"))
+              for tree in of_kind(found, "HorizontalPodAutoscaler", "ScaledObject")}  # fmt: skip
+    numbers = {(name := tree["metadata"]["name"]): fewest.get(name, tree["spec"].get("replicas")) for tree in of_kind(found, "Deployment")}
+    assert sorted(guarded) == sorted(name for name, number in numbers.items() if number > 1)
     for tree in of_kind(found, "HorizontalPodAutoscaler", "ScaledObject"):
         target = tree["spec"]["scaleTargetRef"]["name"]
         [deployment] = [d for d in of_kind(found, "Deployment") if d["metadata"]["name"] == target]
@@ -120,6 +125,29 @@ def test_every_pod_is_behind_a_default_deny_and_may_only_what_it_needs(case: str
     assert len(of_kind(objects(case, "networkPolicy.enabled=false"), "NetworkPolicy")) == 0
 
 
+def outsiders(case: str) -> list[Object]:
+    """Who may ask the gateway from elsewhere, besides those that read metrics."""
+    [policy] = [tree for tree in of_kind(objects(case), "NetworkPolicy") if tree["metadata"]["name"].endswith("-gateway")]
+    [entrance] = policy["spec"]["ingress"]
+    readers = yaml.safe_load((CHART / "ci" / f"{case}.yaml").read_text()).get("networkPolicy", {}).get("metricsFrom", [])
+    return [peer for peer in entrance["from"] if {"namespaceSelector", "ipBlock"} & set(peer) and peer not in readers]
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_who_comes_from_outside_is_let_in(case: str) -> None:
+    found = objects(case)
+    assert bool(of_kind(found, "Ingress", "HTTPRoute")) == bool(outsiders(case))
+    homes = {parent["namespace"] for tree in of_kind(found, "HTTPRoute") for parent in tree["spec"]["parentRefs"]}
+    assert homes <= {peer["namespaceSelector"]["matchLabels"]["kubernetes.io/metadata.name"] for peer in outsiders(case)}
+
+
+def test_without_peers_only_the_test_may_ask() -> None:
+    [policy] = [tree for tree in of_kind(with_values("minimal", {"networkPolicy": {"ingressFrom": []}}), "NetworkPolicy")
+                if tree["metadata"]["name"] == "rel-phasor-gateway"]  # fmt: skip
+    [peer] = policy["spec"]["ingress"][0]["from"]
+    assert peer["podSelector"]["matchLabels"]["app.kubernetes.io/component"] == "test"
+
+
 @pytest.mark.parametrize("case", CASES)
 def test_probes_tell_ready_from_alive_and_the_pod_outlives_its_requests(case: str) -> None:
     for tree in of_kind(objects(case), "Deployment"):
@@ -132,6 +160,7 @@ def test_probes_tell_ready_from_alive_and_the_pod_outlives_its_requests(case: st
             assert container["readinessProbe"]["httpGet"]["path"] == "/readyz" and container["livenessProbe"]["httpGet"]["path"] == "/livez"
             config = serve_config(case, tree["metadata"]["name"])
             assert spec["terminationGracePeriodSeconds"] > config.drain_s + config.shutdown_s
+            assert config.shutdown_s >= config.limits.request_timeout_s
             # Longer than two looks of the readiness probe and the time that endpoints need.
             assert config.drain_s >= container["readinessProbe"]["periodSeconds"]
 
