@@ -2,6 +2,7 @@
 
 import itertools
 import random
+import tracemalloc
 
 import pytest
 from hypothesis import given, settings
@@ -74,6 +75,39 @@ def test_nothing_to_compare() -> None:
     assert duplicates_within([], 0.8) == {}
     assert duplicates_of([], ["a"], 0.8) == {}
     assert duplicates_of(["a"], [], 0.8) == {}
+
+
+@pytest.mark.parametrize("bounds", [{}, {"_BLOCK": 3, "_KEPT": 2}, {"_BLOCK": 7, "_KEPT": 1000, "_MAX_CELLS": 3}])
+def test_bounded_memory_changes_no_result(bounds: dict[str, int], monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in bounds.items():
+        monkeypatch.setattr(f"phasor.data.near_duplicates.{name}", value)
+    rng = random.Random(3)
+    originals = [[f"w{rng.randrange(60)}" for _ in range(rng.randrange(3, 40))] for _ in range(40)]
+    texts = [edited(rng, rng.choice(originals), rng.choice([0, 0, 1, 2, 3])) for _ in range(150)]
+    kept: list[int] = []
+    expected = {}
+    for i, text in enumerate(texts):
+        best, twin = max(((similarity(text, texts[k]), -k) for k in kept), default=(0.0, 0))
+        if best >= 0.6:
+            expected[i] = -twin
+        else:
+            kept.append(i)
+    assert duplicates_within(texts, 0.6) == expected and 20 < len(expected) < 130
+    nearest = {i: max((similarity(text, other), -k) for k, other in enumerate(texts[:60])) for i, text in enumerate(texts[60:])}
+    assert duplicates_of(texts[60:], texts[:60], 0.6) == {i: -k for i, (best, k) in nearest.items() if best >= 0.6}
+
+
+@pytest.mark.slow
+def test_memory_of_many_texts_is_a_fraction_of_their_shingles() -> None:
+    rng = random.Random(5)
+    texts = [" ".join(f"w{rng.randrange(20_000)}" for _ in range(120)) for _ in range(8_000)]
+    texts += texts[:100]
+    tracemalloc.start()
+    found = duplicates_within(texts, 0.8)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert found == {8_000 + i: i for i in range(100)}
+    assert peak / len(texts) < 4000  # those of so few are kept: 116 shingles of 8 bytes, and an array around them
 
 
 @settings(max_examples=60, deadline=None)
