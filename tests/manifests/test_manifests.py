@@ -5,6 +5,7 @@ import subprocess
 from functools import cache
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import kubernetes_validate
 import pytest
@@ -65,28 +66,44 @@ def test_pods_of_ours_are_restricted(overlay: str, name: str) -> None:
 
 
 def test_an_air_gapped_cluster_lets_nothing_out() -> None:
-    policies = {item["metadata"]["name"] for item in rendered("airgap") if item["kind"] == "NetworkPolicy"}
-    assert policies == {"default-deny", "cluster-services", "minio", "retrain-poller"}
-    poller = named("airgap", "NetworkPolicy", "retrain-poller")["spec"]
-    assert poller["podSelector"] == {"matchLabels": {"app.kubernetes.io/name": "retrain-poller"}}
+    policies = {item["metadata"]["name"]: item["spec"] for item in rendered("airgap") if item["kind"] == "NetworkPolicy"}
+    assert policies.keys() == {"default-deny", "cluster-services", "api-server", "minio", "to-minio", "retrain-poller"}
+    assert policies["default-deny"] == {"podSelector": {}, "policyTypes": ["Ingress", "Egress"]}
+    peers = [peer for spec in policies.values() for rule in spec.get("egress", []) for peer in rule["to"]]
+    blocks = [peer["ipBlock"]["cidr"] for peer in peers if "ipBlock" in peer]
+    assert len(blocks) == 2 and all(block.endswith("/32") for block in blocks), "one API server and one Git server"
+    assert all(peer.get("podSelector") or peer.get("namespaceSelector") for peer in peers if "ipBlock" not in peer)
+    assert policies["retrain-poller"]["podSelector"] == {"matchLabels": {"app.kubernetes.io/name": "retrain-poller"}}
     assert "hubs" in {item["metadata"]["name"] for item in rendered("kind") if item["kind"] == "NetworkPolicy"}
     (container,) = named("airgap", "Deployment", "minio")["spec"]["template"]["spec"]["containers"]
     assert container["image"] == "registry.internal/minio:dev"
 
 
-PROFILES = sorted(path for path in (ROOT / "pipelines" / "profiles").glob("*.yaml") if path.stem != "standalone")  # which is KFP's own
+def egress(overlay: str) -> list[dict[str, Any]]:
+    """What pipeline pods may reach."""
+    policies = [item["spec"] for item in rendered(overlay) if item["kind"] == "NetworkPolicy" and item["spec"]["podSelector"] == {}]
+    return [rule for spec in policies for rule in spec.get("egress", [])]
 
 
-@pytest.mark.parametrize("path", PROFILES, ids=lambda path: path.stem)
-def test_profiles_and_manifests_name_the_same_store_and_queue(path: Path) -> None:
-    profile = load_profile(path)
+@pytest.mark.parametrize(("name", "overlay"), [("cpu", "kind"), ("cpu", "airgap"), ("gpu", "gpu"), ("gpu-kueue", "gpu")])
+def test_a_profile_and_its_overlay_name_the_same_store_and_queue_and_pods_reach_it(name: str, overlay: str) -> None:
+    profile = load_profile(ROOT / "pipelines" / "profiles" / f"{name}.yaml")
     assert profile.storage
-    launcher = yaml.safe_load(named("kind", "ConfigMap", "kfp-launcher")["data"]["providers"])["s3"]["default"]
-    assert launcher["credentials"]["secretRef"]["secretName"] == profile.storage.secret
-    host = profile.storage.endpoint.removeprefix("http://").split(":")[0]
-    assert named("kind", "Service", host)["spec"]["ports"][0]["port"] == 9000 and launcher["endpoint"].startswith(f"{host}.phasor.")
+    launcher = yaml.safe_load(named(overlay, "ConfigMap", "kfp-launcher")["data"]["providers"])["s3"]["default"]
+    assert launcher["credentials"]["secretRef"]["secretName"] == profile.storage.secret and launcher["region"] == profile.storage.region
+    url = urlsplit(profile.storage.endpoint)
+    assert launcher["disableSSL"] is (url.scheme == "http")
+    services = [item for item in rendered(overlay) if (item["kind"], item["metadata"]["name"]) == ("Service", url.hostname)]
+    port = url.port or 443
+    if services:
+        assert services[0]["spec"]["ports"][0]["port"] == port
+        assert launcher["endpoint"] == f"{url.hostname}.phasor.svc.cluster.local:{port}"
+    else:
+        assert launcher["endpoint"] == url.netloc
+    to = [{"podSelector": {"matchLabels": services[0]["spec"]["selector"]}}] if services else None
+    assert [rule for rule in egress(overlay) if {"port": port, "protocol": "TCP"} in rule.get("ports", []) and rule.get("to") == to]
     if profile.queue:
-        assert named("gpu", "LocalQueue", profile.queue)
+        assert named(overlay, "LocalQueue", profile.queue)
 
 
 def test_the_queue_knows_every_resource_that_a_pod_asks_for() -> None:
