@@ -108,8 +108,11 @@ def readme(values: dict[str, Any], described: dict[str, str]) -> str:
     return "\n".join([
         f"# {chart['name']} {chart['version']}", "", chart["description"], "",
         "Written by `python charts/describe.py` from values.yaml; examples are in `ci/`.", "",
-        "```", "phasor key me > keys", "kubectl create secret generic phasor-keys --from-file=keys",
-        "helm install search charts/phasor -f charts/phasor/ci/minimal.yaml", "```", "",
+        "A bundle lies in the claim `phasor-bundle`; then, for an image REGISTRY/phasor-serve:1:", "",
+        "```", "phasor key me > keys                  # shows the key once", "kubectl create secret generic phasor-keys --from-file=keys",
+        "kubectl create secret generic phasor-test-key --from-literal=key=THE-KEY",
+        "helm install search charts/phasor -f charts/phasor/ci/minimal.yaml --set image.registry=REGISTRY,image.tag=1 --wait",
+        "helm test search", "```", "",
         "| Value | Default | What |", "|---|---|---|", *rows, "",
     ])  # fmt: skip
 

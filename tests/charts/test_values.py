@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+import kubernetes_validate
 import pytest
 import yaml
 from tests.charts.rendered import CHART, Object, containers, objects, of_kind, pods, template, with_values
@@ -95,7 +96,10 @@ EVERYWHERE: Object = {
 
 @pytest.mark.parametrize("case", ["cpu", "gpu"])
 def test_what_is_said_of_all_pods_holds_of_all(case: str) -> None:
-    found = list(pods(with_values(case, EVERYWHERE)))
+    made = with_values(case, EVERYWHERE)
+    for tree in of_kind(made, "Deployment", "Pod"):
+        kubernetes_validate.validate(tree, "1.34", strict=True)
+    found = list(pods(made))
     assert len(found) == {"cpu": 2, "gpu": 7}[case]
     for name, meta, spec in found:
         assert {"team": "search", "cost": "centre"}.items() <= meta["labels"].items() and meta["annotations"]["note"] == "x", name
@@ -153,6 +157,8 @@ def test_a_track_of_no_pods_has_none_and_nothing_that_scales_it(case: str) -> No
 def test_engines_with_a_pod_to_spare_have_a_budget() -> None:
     spare = {"autoscaling": {"type": "none"}, "vllm": {"embed": {"replicas": 3}}, "pdb": {"minAvailable": "50%"}}
     budgets = of_kind(with_values("gpu", spare), "PodDisruptionBudget")
+    for budget in budgets:
+        kubernetes_validate.validate(budget, "1.34", strict=True)
     names = {budget["metadata"]["name"] for budget in budgets}
     assert names == {"rel-phasor-green", "rel-phasor-blue-embed", "rel-phasor-green-embed"}
     assert {budget["spec"]["minAvailable"] for budget in budgets} == {"50%"}
