@@ -3,21 +3,24 @@
 import asyncio
 import shutil
 from pathlib import Path
+from weakref import WeakSet
 
 import numpy as np
 import pytest
 import torch
 from tests.packaging.conftest import PROBES, TEXTS, Built, bert_tokenizer, build, pico, qwen_tokenizer, recipe_of, seal
 
+from phasor.config.base import Role
 from phasor.config.model import ModelConfig
-from phasor.config.serving import BuiltinEngineConfig, LimitsConfig
+from phasor.config.serving import BuiltinEngineConfig, LimitsConfig, Precision
 from phasor.errors import ModelError
 from phasor.models.loading import save_model
+from phasor.models.network import Network
 from phasor.models.tokenizer import train_tokenizer
 from phasor.packaging.golden import read_golden
 from phasor.recipe import dump_recipe
 from phasor.serving.batching import Ran
-from phasor.serving.builtin import BuiltinEngine, open_builtin
+from phasor.serving.builtin import BuiltinEngine, load_network, open_builtin
 from phasor.serving.bundle import Bundle, open_bundle
 from phasor.serving.engine import Engine
 from phasor.serving.golden import prove
@@ -91,6 +94,23 @@ def test_auto_takes_a_faithful_precision(built: Built) -> None:
     bundle = open_bundle(built.folder)
     engine = opened(bundle, [], precision="auto") if built.reranker else opened(bundle, [])
     assert engine.name == "builtin-float32"
+    asyncio.run(engine.close())
+
+
+def test_precisions_are_tried_one_after_the_other_in_the_memory_of_one(built: Built, monkeypatch: pytest.MonkeyPatch) -> None:
+    bundle, alive, tried = open_bundle(built.folder), WeakSet[Network](), list[str]()
+
+    def watched(opened: Bundle, role: Role, precision: Precision) -> Network:
+        if role == "embed":
+            assert not alive, f"{precision} beside {tried[-1]}"
+            tried.append(precision)
+        network = load_network(opened, role, precision)
+        alive.add(network)
+        return network
+
+    monkeypatch.setattr("phasor.serving.builtin.load_network", watched)
+    engine = opened(bundle, [], precision="auto") if built.reranker else opened(bundle, [])
+    assert len(alive) == (2 if built.reranker else 1) and engine.name == f"builtin-{tried[-1]}"
     asyncio.run(engine.close())
 
 

@@ -1,9 +1,11 @@
 """The engine `builtin`: a bundle's models in this process, in the fastest precision that reproduces the golden answers."""
 
 import asyncio
+import gc
 import logging
 import time
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -99,48 +101,66 @@ class BuiltinEngine:
 async def open_builtin(
     bundle: Bundle, renderer: Renderer, golden: Golden, config: BuiltinEngineConfig, limits: LimitsConfig, observe: Callable[[Ran], None]
 ) -> tuple[BuiltinEngine, Proof]:
-    """Load the models; under `auto` in every precision that makes sense here, of which the fastest faithful one stays.
+    """Load the models; under `auto` in every precision that makes sense here, one after the other, then in the fastest faithful one.
 
     Raises:
         ModelError: in no precision are the golden answers reproduced, or they do not fit into the queue.
     """
-
-    async def attempt(precision: Precision) -> tuple[BuiltinEngine, Proof, float]:
-        engine = await asyncio.to_thread(BuiltinEngine, bundle, precision, config, limits, observe)
-        try:
-            proof = await prove(engine, renderer, golden)
-            started = time.monotonic()
-            await prove(engine, renderer, golden)
-            return engine, proof, time.monotonic() - started
-        except (EngineError, OverloadedError):
-            await engine.close()
-            raise
-
-    best: tuple[BuiltinEngine, Proof, float] | None = None
-    seen = []
-    for precision in _candidates(config):
-        try:
-            engine, proof, seconds = await attempt(precision)
-        except OverloadedError:  # nobody else asks yet
-            told = f"limits.max_queue_tokens {limits.max_queue_tokens} is less than the bundle's golden answers need. Raise it."
-            raise ModelError(told) from None
-        except (EngineError, RuntimeError, MemoryError) as fault:  # torch tells a lack of memory or of instructions as RuntimeError
-            seen.append(f"{precision}: {first_line(fault)}")
-            continue
-        seen.append(f"{precision}: {proof}")
-        log.info("serve.precision name=%s faithful=%s seconds=%.4f", precision, proof.holds, seconds)
-        if proof.holds and (best is None or seconds < best[2]):
-            if best is not None:
-                await best[0].close()
-            best = engine, proof, seconds
-        else:
-            await engine.close()
-    if best is None:
+    trials = _Trials(lambda precision: BuiltinEngine(bundle, precision, config, limits, observe), renderer, golden, limits)
+    found = {precision: result for precision in _candidates(config) if (result := await trials.attempt(precision))}
+    best = min(found, key=lambda precision: found[precision][1], default=None)
+    result = None if best is None else found[best] if best == trials.loaded else await trials.attempt(best)
+    if trials.engine is None or result is None:
+        await trials.drop()
         raise ModelError(
-            f"{bundle.folder}: the models do not reproduce the bundle's golden answers ({'; '.join(seen)}). "
+            f"{bundle.folder}: the models do not reproduce the bundle's golden answers ({'; '.join(trials.seen)}). "
             "Fetch the bundle again, set engine.precision to float32, package the bundle anew, or give more memory if that is what lacks."
         )
-    return best[0], best[1]
+    return trials.engine, result[0]
+
+
+@dataclass
+class _Trials:
+    """Engines of one bundle, one at a time: there may be no memory for two.
+
+    Attributes:
+        loaded: precision of `engine`.
+        seen: what came of each attempt, for people.
+    """
+
+    load: Callable[[Precision], BuiltinEngine]
+    renderer: Renderer
+    golden: Golden
+    limits: LimitsConfig
+    engine: BuiltinEngine | None = None
+    loaded: Precision | None = None
+    seen: list[str] = field(default_factory=list)
+
+    async def attempt(self, precision: Precision) -> tuple[Proof, float] | None:
+        """Load; the proof and its seconds, if it holds."""
+        await self.drop()
+        try:
+            self.engine, self.loaded = await asyncio.to_thread(self.load, precision), precision
+            proof = await prove(self.engine, self.renderer, self.golden)
+            started = time.monotonic()
+            await prove(self.engine, self.renderer, self.golden)
+            seconds = time.monotonic() - started
+        except OverloadedError:  # nobody else asks yet
+            most = self.limits.max_queue_tokens
+            raise ModelError(f"limits.max_queue_tokens {most} is less than the bundle's golden answers need. Raise it.") from None
+        except (EngineError, RuntimeError, MemoryError) as fault:  # torch tells a lack of memory or of instructions as RuntimeError
+            self.seen.append(f"{precision}: {first_line(fault)}")
+            return None
+        self.seen.append(f"{precision}: {proof}")
+        log.info("serve.precision name=%s faithful=%s seconds=%.4f", precision, proof.holds, seconds)
+        return (proof, seconds) if proof.holds else None
+
+    async def drop(self) -> None:
+        """Free the memory of the engine."""
+        if self.engine is not None:
+            await self.engine.close()
+            self.engine = self.loaded = None
+            gc.collect()  # quantised modules refer to themselves
 
 
 def load_network(bundle: Bundle, role: Role, precision: Precision) -> Network:
