@@ -67,6 +67,7 @@ synthesize-image:  ## build the image of the generation server (vLLM); for GPUs,
 MINIO_IMAGE := phasor.local/minio:dev
 
 minio-image:  ## build the image of the overlay kind's store, from the minio program on the path
+	@command -v minio >/dev/null || { echo "There is no minio on the path. Build it with: go install github.com/minio/minio@latest" >&2; exit 1; }
 	$(BUILDER) --build-arg BASE=$(BASE) -f components/images/minio.Dockerfile -t $(MINIO_IMAGE) $(dir $(shell command -v minio))
 
 # puts an image into the cluster, which may have no registry

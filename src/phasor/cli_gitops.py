@@ -35,7 +35,7 @@ def add_commands(commands: Any, positive: Callable[[str], int]) -> None:
     rendering.add_argument("--ca-config-map", default="", help="ConfigMap with ca.crt, to trust for the KFP server")
     add_experiment(rendering)
     rendering.add_argument("--namespace", default="phasor", help="of the Job (default: phasor)")
-    rendering.add_argument("--format", choices=("ir", "crd"), default="ir", help="crd: bring the pipeline as manifests as well")
+    rendering.add_argument("--format", choices=("ir", "crd"), default="ir", help="crd: with manifests of the pipeline; Flux: see README")
     rendering.set_defaults(handler=_render)
     promoting = actions.add_parser("promote", help="Commit the bundle of a run with a green gate to the serving values, on a branch.")
     _add_request(promoting)

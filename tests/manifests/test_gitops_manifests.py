@@ -4,6 +4,7 @@ import subprocess
 from functools import cache
 from typing import Any
 
+import kubernetes_validate
 import pytest
 import yaml
 
@@ -84,6 +85,21 @@ def test_argo_cd_may_put_there_what_it_is_told_to_and_no_more() -> None:
     chart, values = applications["phasor-search"]["sources"]
     assert (ROOT / chart["path"] / "Chart.yaml").is_file()
     assert chart["helm"]["valueFiles"] == [f"${values['ref']}/serving/values.yaml"]
+
+
+@pytest.mark.parametrize("name", ["argocd", "flux"])
+def test_bundles_are_served_in_a_restricted_namespace_that_the_store_lets_in(name: str) -> None:
+    (space,) = [item for item in tool(name) if item["kind"] == "Namespace"]
+    others = {"argocd": of_kind(name, "Application"), "flux": of_kind(name, "HelmRelease")}[name]["phasor-search"]
+    assert space["metadata"]["name"] == others.get("targetNamespace", others.get("destination", {}).get("namespace"))
+    labels = space["metadata"]["labels"]
+    assert labels["pod-security.kubernetes.io/enforce"] == "restricted"
+    (rule,) = named("kind", "NetworkPolicy", "minio")["spec"]["ingress"]
+    wanted = [peer["namespaceSelector"]["matchLabels"] for peer in rule["from"]]
+    assert [found for found in wanted if found.items() <= labels.items()]
+    home = {"argocd": "argocd", "flux": "flux-system"}[name]
+    assert {item["metadata"].get("namespace") for item in tool(name)} == {None, home}
+    kubernetes_validate.validate(space, "1.34", strict=True)
 
 
 def test_flux_is_told_the_same() -> None:

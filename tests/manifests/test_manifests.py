@@ -125,6 +125,15 @@ def test_argo_needs_no_store_of_its_own() -> None:
     assert yaml.safe_load(config["data"][chosen]) == {"archiveLogs": False}
 
 
+def test_without_the_program_of_the_store_its_image_is_not_begun(tmp_path: Path) -> None:
+    for program in ("make", "sh", "env"):
+        (tmp_path / program).symlink_to(shutil.which(program) or program)
+    command = ["make", "minio-image", "BUILDER=echo building"]
+    result = subprocess.run(command, cwd=ROOT, env={"PATH": str(tmp_path)}, check=False, capture_output=True, text=True)
+    assert result.returncode and "There is no minio on the path. Build it with: go install" in result.stderr
+    assert "building" not in result.stdout
+
+
 def on_cluster(*arguments: str, text: str | None = None, check: bool = True) -> subprocess.CompletedProcess[str]:
     return subprocess.run(["kubectl", *arguments], input=text, check=check, capture_output=True, text=True)
 
