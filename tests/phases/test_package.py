@@ -93,9 +93,13 @@ def test_the_report_follows_its_published_schema(packaged: tuple[Path, Recipe, R
     assert set(report["roles"]) == {"embed", "rerank"} and report["roles"]["embed"]["gate"]["passed"] is True
 
 
-def test_equal_work_has_equal_bytes(packaged: tuple[Path, Recipe, Report], tmp_path: Path) -> None:
+def test_equal_work_has_equal_bytes(
+    packaged: tuple[Path, Recipe, Report], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     work = Path(shutil.copytree(packaged[0], tmp_path / "work"))
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True)
     assert package(work, packaged[1]).outputs["bundle"] == packaged[2].outputs["bundle"]
+    assert re.search(r"package: .* 0/6 .*step/s", capsys.readouterr().err)
 
 
 def test_a_run_without_a_reranker_makes_a_bundle_without_one(packaged: tuple[Path, Recipe, Report], tmp_path: Path) -> None:

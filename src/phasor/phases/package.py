@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 from phasor.artifacts import Report, write_json
 from phasor.data.records import SPLITS, read_corpus, read_examples
 from phasor.phases import Job, Paths
+from phasor.progress import progress
 from phasor.recipe import dump_recipe
 
 if TYPE_CHECKING:
@@ -24,18 +25,25 @@ def run(job: Job, inputs: Paths, outputs: Paths) -> Report:
     from phasor.packaging.parity import check_parity
     from phasor.reporting import write_report
 
-    bundle = outputs.one("bundle")
-    run_report = write_report(job, inputs, outputs.one("report"))
-    facts, probed = {}, {}
-    for task, folder in inputs.parts("data").items():
-        splits = {split: read_examples(folder / f"{split}.parquet") for split in SPLITS}
-        corpus = read_corpus(folder / "corpus.parquet")
-        facts[task] = TaskFacts(folder, corpus, {split: len(examples) for split, examples in splits.items()})
-        probed[task] = (corpus, splits["dev"])
-    probes = choose_probes(probed, job.recipe.package.num_golden, job.recipe.seed)
-    golden = make_golden(probes, *export_models(job.recipe, inputs.parts("enhanced"), bundle))
-    write_json(golden, bundle / GOLDEN)
-    differences = check_parity(bundle, golden)
+    bundle, data = outputs.one("bundle"), inputs.parts("data")
+    with progress(len(data) + 4, job.name, "step") as bar:
+        run_report = write_report(job, inputs, outputs.one("report"))
+        bar.update()
+        facts, probed = {}, {}
+        for task, folder in data.items():
+            splits = {split: read_examples(folder / f"{split}.parquet") for split in SPLITS}
+            corpus = read_corpus(folder / "corpus.parquet")
+            facts[task] = TaskFacts(folder, corpus, {split: len(examples) for split, examples in splits.items()})
+            probed[task] = (corpus, splits["dev"])
+            bar.update()
+        probes = choose_probes(probed, job.recipe.package.num_golden, job.recipe.seed)
+        models = export_models(job.recipe, inputs.parts("enhanced"), bundle)
+        bar.update()
+        golden = make_golden(probes, *models)
+        write_json(golden, bundle / GOLDEN)
+        bar.update()
+        differences = check_parity(bundle, golden)
+        bar.update()
     tables = {role: (folder / "table.md").read_text(encoding="utf-8") for role, folder in inputs.parts("evaluation").items()}
     (bundle / "README.md").write_text(render_card(job.recipe, run_report, golden, facts, tables, bundle), encoding="utf-8")
     (bundle / "recipe.yaml").write_text(dump_recipe(job.recipe), encoding="utf-8")
