@@ -1,6 +1,7 @@
 """A reranker grown from an embedder: the embedder inside, a search for the query's words, and a regression of both."""
 
 import copy
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,10 +11,11 @@ from tests.gpu import NEEDS_GPU
 from torch.nn.functional import cosine_similarity
 
 from phasor.config.model import EmbedderBackbone, ModelConfig, ModelsConfig, PretrainedBackbone, ScratchBackbone
+from phasor.data.records import Example, Passage, write_corpus, write_examples
 from phasor.errors import ModelError
 from phasor.models.comparison import Judged
 from phasor.models.embedder import Embedder
-from phasor.models.grown import grow
+from phasor.models.grown import grow, sample_judged
 from phasor.models.reranker import Reranker
 from phasor.models.scratch import build
 
@@ -74,6 +76,14 @@ def test_an_embedder_on_a_gpu_gives_the_same_weights_and_stays_there(embedder: E
     weights = grow(on_gpu, CONFIG, judged(), seed=0)[0].state_dict()
     assert all(torch.equal(weights[name], value) for name, value in grown.model.state_dict().items())
     assert on_gpu.device.type == "cuda"
+
+
+def test_passages_known_from_other_splits_are_no_examples_of_what_is_irrelevant(embedder: Embedder, tmp_path: Path) -> None:
+    texts = {"a": "wren", "b": "wren heron", "c": "heron", "d": "heron wren heron"}
+    write_corpus([Passage(name, text) for name, text in texts.items()], tmp_path / "corpus")
+    write_examples([Example("q", "wren", "find it", ["a"], known=["b"])], tmp_path / "dev")
+    (one,) = sample_judged(embedder, tmp_path / "corpus", tmp_path / "dev", 0)
+    assert one.documents[0] == "wren" and set(one.documents[1:]) == {"heron", "heron wren heron"}
 
 
 def test_before_training_it_ranks_its_queries(grown: Reranker) -> None:

@@ -98,7 +98,7 @@ def sample_judged(embedder: Embedder, corpus: Path, examples: Path, seed: int) -
         listed = [ids[row] for row in rows]
         relevant = [i for i in listed if i in one.positives]
         if relevant:
-            others = [i for i in listed if i not in one.positives]
+            others = [i for i in listed if i not in (*one.positives, *one.known)]
             judged.append(Judged(one.instruction, one.query, [texts[i] for i in (relevant[0], *others)]))
     return judged
 
