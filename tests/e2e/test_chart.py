@@ -179,6 +179,17 @@ def test_pods_cannot_write_and_hold_no_token(release: Release) -> None:
     assert "10001 False" in result.stdout and "Read-only file system" in result.stderr
 
 
+def test_a_second_track_leaves_the_pods_of_the_first(release: Release, bundles: dict[str, Path]) -> None:
+    before = {pod["metadata"]["name"] for pod in release.pods()}
+    green = ["--set", f"tracks.green.bundle.location=s3://{BUCKET}/models/two", "--set", "tracks.green.replicas=0"]
+    release.helm("upgrade", *track("one", bundles["one"]), *green)
+    [second] = release.home.get("deployment", "-l", f"{GATEWAYS},phasor/track=green")
+    assert second["spec"]["replicas"] == 0
+    assert {pod["metadata"]["name"] for pod in release.pods()} == before
+    release.home.helm("rollback", RELEASE, "1", "--wait", "--timeout=300s")
+    assert {pod["metadata"]["name"] for pod in release.pods()} == before
+
+
 def test_an_upgrade_to_another_bundle_fails_no_request(loaded: Release, under_load: Loading, bundles: dict[str, Path]) -> None:
     with under_load():
         loaded.helm("upgrade", *track("two", bundles["two"]))
