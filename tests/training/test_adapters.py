@@ -11,7 +11,8 @@ from safetensors.torch import load_file, save_file
 from phasor.config.base import Role
 from phasor.config.training import AdapterConfig
 from phasor.errors import ModelError
-from phasor.merging.task_vector import Dense, read_adapter
+from phasor.merging.export import fold_into
+from phasor.merging.task_vector import Dense, TaskVectors, read_adapter
 from phasor.models.loading import load_model, load_specialist, make_network, save_model
 from phasor.models.network import Network
 from phasor.training.adapters import Adapter, check_base, weights_digest
@@ -112,6 +113,24 @@ def test_modules_may_be_trained_whole_beside_it(tmp_path: Path, role: Role) -> N
     torch.testing.assert_close(outputs(loaded), expected, rtol=1e-5, atol=1e-5)
     vector = read_adapter(tmp_path / "specialist", "basic", dict(load_model(base, role)[0].named_parameters()))
     assert {name.split(".")[-2] for name, delta in vector.deltas.items() if isinstance(delta, Dense)} == {"embed_tokens"}
+
+
+def test_a_tied_head_stays_tied_when_its_embeddings_are_trained_whole(tmp_path: Path, recwarn: pytest.WarningsRecorder) -> None:
+    base = warmup(tmp_path / "warmup", "rerank")
+    network = make_network(*load_model(base, "rerank"), CONFIG, "rerank")
+    adapter = moved(network, config=AdapterConfig(rank=3, alpha=5.0, whole_modules=("embed_tokens",)))
+    expected = outputs(network)
+    adapter.save(tmp_path / "specialist", base)
+    adapter.fold()
+    torch.testing.assert_close(outputs(network), expected, rtol=1e-5, atol=1e-5)
+    loaded = make_network(*load_specialist(base, tmp_path / "specialist", "rerank"), CONFIG, "rerank")
+    merged = make_network(*load_model(base, "rerank"), CONFIG, "rerank")
+    vectors = TaskVectors([read_adapter(tmp_path / "specialist", "basic", dict(merged.model.named_parameters()))])
+    fold_into(merged.model, vectors, torch.ones(len(vectors.names), 1))
+    for one in (network, loaded, merged):
+        assert one.model.get_output_embeddings().weight is one.model.get_input_embeddings().weight
+        torch.testing.assert_close(outputs(one), expected, rtol=1e-5, atol=1e-5)
+    assert not [warning for warning in recwarn if "tie" in str(warning.message)]
 
 
 def test_a_module_that_is_not_there_is_named() -> None:

@@ -135,7 +135,7 @@ def inner(x: Delta, y: Delta) -> Tensor:
 def read_adapter(folder: Path, task: str, weights: Mapping[str, Tensor]) -> TaskVector:
     """Read a peft LoRA folder as a task vector against the model that it was trained on.
 
-    Weights that the adapter saved whole (`modules_to_save`) become dense changes.
+    Weights that the adapter saved whole (`modules_to_save`) become dense changes, a tied one under the one name that it has.
 
     Args:
         folder: holds adapter_config.json and adapter_model.safetensors.
@@ -152,6 +152,8 @@ def read_adapter(folder: Path, task: str, weights: Mapping[str, Tensor]) -> Task
         whole, a_RI, b_OR = tensors.get(module), tensors.get(module + _A), tensors.get(module + _B)
         if whole is not None:
             name = module.removeprefix(_PREFIX)
+            if name not in weights and _has_own_name(whole, tensors, weights):
+                continue
             weight = _fitting(weights, name, whole.shape, task)
             deltas[name] = Dense(_beside(whole, weight) - _beside(weight.detach(), weight))
         elif a_RI is not None and b_OR is not None:
@@ -205,6 +207,11 @@ def _read(folder: Path, task: str) -> tuple[float, dict[str, Tensor]]:
     if used := [key for key in _UNSUPPORTED if config.get(key)]:
         raise ModelError(f"The specialist of task {task!r} was trained with {used[0]}={config[used[0]]}; only plain LoRA can be merged.")
     return config["lora_alpha"] / config["r"], tensors
+
+
+def _has_own_name(whole: Tensor, tensors: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> bool:
+    """Whether the adapter holds the same values under the one name that the model's tied weight has."""
+    return any(key.removeprefix(_PREFIX) in weights and torch.equal(tensor, whole) for key, tensor in tensors.items())
 
 
 def _fitting(weights: Mapping[str, Tensor], name: str, shape: torch.Size, task: str) -> Tensor:

@@ -34,7 +34,7 @@ class Adapter:
             )
         lora = LoraConfig(
             r=config.rank, lora_alpha=config.alpha, lora_dropout=config.dropout, target_modules="all-linear",  # type: ignore[arg-type]
-            modules_to_save=list(config.whole_modules) or None,
+            modules_to_save=list(config.whole_modules) or None, ensure_weight_tying=_trains_tied(network.model, config),
         )
         with torch.random.fork_rng():
             torch.manual_seed(seed)
@@ -50,8 +50,17 @@ class Adapter:
         (folder / "README.md").unlink(missing_ok=True)
         config = json.loads((folder / _CONFIG).read_text(encoding="utf-8"))
         config |= {"base_model_name_or_path": None, "target_modules": sorted(config["target_modules"])}
+        config["modules_to_save"] = sorted(config["modules_to_save"] or ()) or None
         write_json(dict(sorted(config.items())), folder / _CONFIG)
         write_json({"weights": weights_digest(base)}, folder / _BASE)
+
+
+def _trains_tied(model: PreTrainedModel, config: AdapterConfig) -> bool:
+    """Whether a module that is trained whole shares its weight: token embeddings that are the head as well, and stay so."""
+    head, tokens = model.get_output_embeddings(), model.get_input_embeddings()
+    if head is None or head.weight is not tokens.weight:
+        return False
+    return any(module in (head, tokens) and name.rpartition(".")[2] in config.whole_modules for name, module in model.named_modules())
 
 
 def weights_digest(folder: Path) -> str:
