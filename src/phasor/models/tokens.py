@@ -20,7 +20,7 @@ END_OF_TEXT = "<|endoftext|>"
 _CHUNK = 8192
 # Long texts are cut before they are tokenised, generously; the few that were cut too short are tokenised again.
 _CHARS_PER_TOKEN = 8
-_SPACE = re.compile(r"\s")
+_WORD_END = re.compile(r"(?<=[^\W_])\s")
 
 Ids = npt.NDArray[np.int32]
 Order = npt.NDArray[np.int64]
@@ -143,10 +143,13 @@ def _ids(backend: Any, texts: list[str], room: int | None) -> list[Ids]:
 
 
 def _beginning(text: str, chars: int) -> str:
-    """At least the first characters of a text, up to white space, where every pre-tokenizer ends a token."""
+    """At least the first characters of a text, up to the end of a word, where every pre-tokenizer ends a token.
+
+    White space alone is no such place: some join it with signs before it, or with more of it.
+    """
     if len(text) <= chars:
         return text
-    end = _SPACE.search(text, chars)
+    end = _WORD_END.search(text, chars)
     return text[: end.start()] if end else text
 
 
