@@ -1,6 +1,7 @@
 """Loading: what is saved comes back; what cannot be loaded is named."""
 
 import json
+import logging
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
-from transformers import PreTrainedTokenizerFast
+from transformers import BertModel, PreTrainedTokenizerFast
 
 from phasor.config.model import ModelConfig, PretrainedBackbone
 from phasor.errors import ModelError
@@ -85,10 +86,16 @@ def test_a_folder_serves_as_backbone(tmp_path: Path, make_model: MakeModel, toke
     assert half.dtype == torch.bfloat16
 
 
-def test_a_pooler_that_is_never_read_is_not_loaded(tmp_path: Path, make_model: MakeModel, bert_tokenizer: PreTrainedTokenizerFast) -> None:
-    save_model(make_model("bert"), bert_tokenizer, tmp_path)
+def test_a_pooler_that_is_never_read_is_neither_loaded_nor_told_of(
+    tmp_path: Path, make_model: MakeModel, bert_tokenizer: PreTrainedTokenizerFast, caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(logging.getLogger("transformers"), "propagate", True)
+    save_model(BertModel(make_model("bert").config), bert_tokenizer, tmp_path)
+    assert "pooler.dense.weight" in load_file(tmp_path / "model.safetensors")
     model, _ = load_backbone(backbone(str(tmp_path), pooling="mean"), "embed", [], 0)
     assert not [name for name, _ in model.named_parameters() if "pooler" in name]
+    assert "LOAD REPORT" not in caplog.text
 
 
 def test_padding_and_cutting_inside_a_tokenizer_do_not_act(

@@ -104,8 +104,10 @@ def _from_pretrained(name: str, role: Role, **options: Any) -> tuple[PreTrainedM
     kind: Any = AutoModel if role == "embed" else AutoModelForCausalLM
     revision = {"revision": options["revision"]} if options.get("revision") else {}
     try:
-        if role == "embed" and _has_pooler(name, revision):
+        if role == "embed" and (architecture := _with_pooler(name, revision)):
             options["add_pooling_layer"] = False  # never read here, and unused weights would enter adapters and optimizer
+            ignored = architecture._keys_to_ignore_on_load_unexpected or ()
+            architecture._keys_to_ignore_on_load_unexpected = {*ignored, r"(^|\.)pooler\."}  # nor need anybody be told
         loaded: Any = kind.from_pretrained(name, output_loading_info=True, **options)
         model: PreTrainedModel = loaded[0]
         # tokenizer.json as it stands: AutoTokenizer would build the tokenizer of a Qwen2 model anew, with another pre-tokenizer.
@@ -126,7 +128,7 @@ def _from_pretrained(name: str, role: Role, **options: Any) -> tuple[PreTrainedM
     return model, tokenizer
 
 
-def _has_pooler(name: str, revision: Mapping[str, str]) -> bool:
-    """Whether the architecture puts a layer on the first token, as BERT does."""
+def _with_pooler(name: str, revision: Mapping[str, str]) -> Any:
+    """The architecture's class if it puts a layer on the first token, as BERT does; else None."""
     kind: Any = MODEL_MAPPING[type(AutoConfig.from_pretrained(name, **revision))]
-    return "add_pooling_layer" in inspect.signature(kind.__init__).parameters
+    return kind if "add_pooling_layer" in inspect.signature(kind.__init__).parameters else None
