@@ -150,6 +150,12 @@ def use_threads(threads: str, passes: str) -> None:
     os.environ |= {"OMP_NUM_THREADS": threads, "PHASOR_PASSES": passes}
 
 
+def bound_products(sizes: int) -> None:
+    """Let this process keep compiled code for so many sizes of matrix products, unless the environment says otherwise."""
+    for name in ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY"):  # oneDNN's own, and PyTorch's in front of it
+        os.environ.setdefault(name, str(sizes))
+
+
 def environment() -> dict[str, str]:
     """All variables, for a process that is to see what this one sees."""
     return dict(os.environ)

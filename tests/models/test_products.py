@@ -1,5 +1,7 @@
 """Linear layers through oneDNN: the values of PyTorch's own, in forward and backward passes."""
 
+import subprocess
+import sys
 from typing import Any
 
 import pytest
@@ -119,3 +121,36 @@ def test_networks_compute_so_in_float32(make_model: MakeModel, tokenizer: PreTra
 
     assert products_of() > 0
     assert products_of(precision="bfloat16") == products_of(checkpointed=True) == 0
+
+
+SIZES = """
+import ctypes, sys, torch
+from pathlib import Path
+from phasor.models.products import keep_few_products, through_onednn
+
+def memory():
+    ctypes.CDLL(None).malloc_trim(0)
+    return int(Path("/proc/self/statm").read_text().split()[1]) * 4096 >> 20
+
+if "few" in sys.argv:
+    keep_few_products()
+torch.set_num_threads(1)
+states, weight = torch.randn(2048, 384), torch.randn(384, 384)
+with torch.inference_mode(), through_onednn():
+    torch.nn.functional.linear(states[:16], weight)
+    before = memory()
+    for rows in range(32, 2048, 64):
+        for columns in range(64, 385, 64):
+            torch.nn.functional.linear(states[:rows, :columns].contiguous(), weight[:, :columns].contiguous())
+print(memory() - before)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads how much memory a process has from /proc")
+def test_a_server_forgets_sizes_that_it_has_not_met_for_long() -> None:
+    """192 of them take 100 MiB otherwise."""
+    every, few = (
+        int(subprocess.run([sys.executable, "-c", SIZES, *arguments], check=True, capture_output=True, text=True).stdout)
+        for arguments in ([], ["few"])
+    )
+    assert few < 0.7 * every

@@ -17,6 +17,7 @@ from phasor.config.serving import BuiltinEngineConfig, ServeConfig, VllmEngineCo
 from phasor.errors import ModelError, PhasorError
 from phasor.indexing.loaded import LoadedIndex
 from phasor.indexing.watch import REMOTE, IndexSource, watch_index
+from phasor.models.products import keep_few_products
 from phasor.packaging.golden import Golden, read_golden
 from phasor.serving.app import make_app
 from phasor.serving.builtin import open_builtin
@@ -49,6 +50,7 @@ def serve(folder: Path, index: str | None, config: ServeConfig) -> None:
     Raises:
         PhasorError: the bundle, a key, or the first index cannot be used; nothing was served then.
     """
+    keep_few_products()
     bundle = open_bundle(folder)
     _check_engine(bundle, config)
     keys = KeyRing(config.api_keys) if config.api_keys else None
