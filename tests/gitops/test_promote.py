@@ -214,6 +214,7 @@ def test_a_branch_in_the_way_and_an_unknown_committer_are_told(
         ((VALUES, "tracks: [a]\n"), "v.yaml: tracks is no mapping. Write it as in the values of the serving chart"),
         ((VALUES, "tracks: {blue: x}\n"), "v.yaml: tracks: blue is no mapping"),
         ((VALUES, "active: blue\ntracks: {blue: {bundle: s3://phasor/next}}\n"), "v.yaml: tracks.blue: bundle is no mapping"),
+        ((VALUES, "tracks: {green: &a {bundle: {location: s3://phasor/old, sha256: x}}, blue: *a}\nactive: blue\n"), "by an anchor"),
         ((VALUES, "active: [blue]\n"), r"v.yaml: \['blue'\] is no name of a track"),
         ((VALUES, "tracks: {1: {}}\n"), "v.yaml: 1 is no name of a track. Write it in quotes"),
     ],

@@ -94,8 +94,12 @@ def put_bundle(text: str, name: str, track: str | None, location: str, sha256: s
             f"{name}: the index of track {chosen} was made by the model that it serves now, and another model refuses it. Name another "
             "track with --track, build an index for it, then switch `active`."
         )
-    place = ("tracks", chosen, "bundle")
-    return chosen, put(put(text, (*place, "location"), location), (*place, "sha256"), sha256)
+    place, wanted = ("tracks", chosen, "bundle"), {"location": location, "sha256": sha256}
+    for key, value in wanted.items():
+        text = put(text, (*place, key), value)
+    if yaml.safe_load(text) != {**tree, "tracks": {**tracks, chosen: {**entry, "bundle": {**bundle, **wanted}}}}:
+        raise PhasorError(f"{name}: what stands for tracks.{chosen} stands for more, by an anchor (&) or a merge (<<). Write it out.")
+    return chosen, text
 
 
 def _mapping(tree: Mapping[str, Any], key: str, where: str) -> Mapping[str, Any]:
