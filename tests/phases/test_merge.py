@@ -166,8 +166,13 @@ def test_a_search_of_other_inputs_is_not_used(work: Path, monkeypatch: pytest.Mo
         patch.setattr(merge, "compare", exhaust)
         run(work, "merge", "embed")
     run(work, "train", "embed", "metals", recipe("train.embed.adapter.rank=5"))
-    other = run(work, "merge", "embed").outputs
-    assert run(work, "merge", "embed").outputs == other
+    alone = recipe("tasks.metals.in_batch_negatives=false")
+    for settings in (recipe(), alone):
+        other = run(work, "merge", "embed", settings=settings).outputs
+        assert run(work, "merge", "embed", settings=settings).outputs == other
+        with monkeypatch.context() as patch, pytest.raises(OutOfMemory):
+            patch.setattr(merge, "compare", exhaust)
+            run(work, "merge", "embed", settings=settings)
 
 
 def exhaust(*_: object, **__: object) -> None:

@@ -10,9 +10,9 @@ from phasor.artifacts import MANIFEST, Cost, Report, digest_artifact, digest_jso
 from phasor.code_rev import code_digest
 from phasor.config.base import Role
 from phasor.errors import ArtifactError, ModelError
+from phasor.merging import checkpoint
 from phasor.merging.comparison import Row, compare
 from phasor.merging.export import fold_into
-from phasor.merging.kept import keep, kept
 from phasor.merging.method import Method
 from phasor.merging.methods import build_method
 from phasor.merging.mixer import mixed
@@ -69,17 +69,19 @@ def _search(
     """The search, or that of an interrupted run whose inputs, settings and code were the same; `cost` is brought up to it."""
     assert job.role
     recipe = job.recipe
-    settings = [recipe.seed, *(block.model_dump(mode="json") for block in (recipe.model.of(job.role), recipe.train.of(job.role)))]
-    settings.append(recipe.merge.model_dump(mode="json", exclude={"compare_methods"}))  # comes after the search
-    identity = digest_json([settings, {name: digest_artifact(path) for name, path in inputs.flat().items()}, code_digest(job.phase)])
-    if (earlier := kept(job.scratch, identity)) is not None:
+    tasks = [(name, task.in_batch_negatives) for name, task in recipe.tasks.items()]
+    blocks = [block.model_dump(mode="json") for block in (recipe.model.of(job.role), recipe.train.of(job.role))]
+    blocks.append(recipe.merge.model_dump(mode="json", exclude={"compare_methods"}))  # comes after the search
+    files = {name: digest_artifact(path) for name, path in inputs.flat().items()}
+    identity = digest_json([recipe.seed, tasks, blocks, files, code_digest(job.phase)])
+    if (earlier := checkpoint.load(job.scratch, identity)) is not None:
         found, spent = earlier
         cost.seconds, cost.examples, cost.tokens = spent.seconds, spent.examples, spent.tokens
         return found
     start = time.perf_counter()
     with mixed(network.model, method.vectors) as mixer:
         found = search(method, mixer, held_out, schedule, job.name)
-    keep(job.scratch, identity, found, cost.model_copy(update={"seconds": time.perf_counter() - start}))
+    checkpoint.save(job.scratch, identity, found, cost.model_copy(update={"seconds": time.perf_counter() - start}))
     return found
 
 

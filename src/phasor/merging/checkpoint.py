@@ -11,15 +11,15 @@ from phasor.merging.search import Point, Search
 _FILE = "search.json"
 
 
-def keep(folder: Path, identity: str, found: Search, cost: Cost) -> None:
+def save(folder: Path, identity: str, found: Search, cost: Cost) -> None:
     """Write a search, exactly, and what it cost. `identity` is a digest of all that decides it."""
     points = [vars(point) | {"coefficients": point.coefficients.tolist()} for point in found.points]
     tree = {"identity": identity, "points": points, "steps": found.steps, "cost": cost.model_dump()}
     write_json(tree, folder / _FILE)
 
 
-def kept(folder: Path, identity: str) -> tuple[Search, Cost] | None:
-    """The search of this identity, if there is one."""
+def load(folder: Path, identity: str) -> tuple[Search, Cost] | None:
+    """The search of this identity and what it cost, if there is one."""
     path = folder / _FILE
     tree = json.loads(path.read_bytes()) if path.is_file() else {}
     if tree.get("identity") != identity:
