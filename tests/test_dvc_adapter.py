@@ -244,6 +244,22 @@ def test_stages_watch_the_files_that_the_recipe_names_now(repository: Path, capl
     assert changed(repository) == {"collect-code"}
 
 
+def test_stages_of_the_user_are_not_rendered_away(repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("phasor.dvc_adapter.ProcessPoolExecutor", None)  # nothing gets as far
+    params, path = repository / "params.yaml", repository / "dvc.yaml"
+    mine = path.read_text().replace("stages:\n", "stages:\n  mine: {cmd: echo, deps: [code.jsonl]}\n", 1)
+    path.write_text(mine)
+    with pytest.raises(TypeError):  # it fits
+        reproduce(load_recipe(params), repository, workers=2)
+    params.write_text(params.read_text().replace("code.jsonl", "basic.jsonl"))
+    with pytest.raises(PhasorError, match=r"dvc.yaml does not fit params.yaml, and has stages of your own \(mine\)"):
+        reproduce(load_recipe(params), repository, workers=2)
+    assert path.read_text() == mine
+    path.write_text("stages: [")
+    with pytest.raises(PhasorError, match=r"dvc.yaml cannot be read .*`phasor dvc` renders it anew"):
+        reproduce(load_recipe(params), repository, workers=2)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
 def test_nothing_works_on_for_a_run_that_was_killed_alone(make_project: MakeProject, number: signal.Signals) -> None:

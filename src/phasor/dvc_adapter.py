@@ -25,7 +25,7 @@ from ruamel.yaml import YAML
 
 from phasor.artifacts import write_text
 from phasor.config.tasks import BeirSource, FolderSource, JsonlSource, Source
-from phasor.errors import PhasorError
+from phasor.errors import PhasorError, first_line
 from phasor.phases import Job, Phase, jobs
 from phasor.recipe import Recipe
 from phasor.runner import config_of
@@ -35,6 +35,7 @@ from phasor.standby import standby
 WORK = Path("work")
 PARAMS = "params.yaml"
 _DVC_YAML = "dvc.yaml"
+_COMMAND = "phasor"
 _HEADER = "# Rendered from params.yaml by `phasor dvc`: change the recipe and render again.\n"
 
 log = logging.getLogger(__name__)
@@ -92,9 +93,8 @@ def reproduce(recipe: Recipe, root: Path, workers: int, keep_warmup: bool = Fals
         PhasorError: a stage failed. Stages under way are finished first, and DVC keeps everything that is done. Or a warm-up
             model that is to be kept was made with other settings.
     """
-    if not (root / _DVC_YAML).exists() or (root / _DVC_YAML).read_text(encoding="utf-8") != render(recipe):
-        log.warning("%s did not fit %s and is rendered anew", write_dvc_yaml(recipe, root / PARAMS), PARAMS)
     known = stages(recipe)
+    _refresh(recipe, root, known)
     kept = _kept(known, root) if keep_warmup else frozenset()
     before = predecessors(known)
     needed = ancestors(before)
@@ -124,6 +124,25 @@ def reproduce(recipe: Recipe, root: Path, workers: int, keep_warmup: bool = Fals
                     sorter.done(name)
     if failed:
         raise PhasorError(f"stage {', '.join(failed)} failed; its message stands above. Mend it and run the same command to go on.")
+
+
+def _refresh(recipe: Recipe, root: Path, known: Mapping[str, dict[str, Any]]) -> None:
+    """Render dvc.yaml anew if its stages are not those of the recipe. Raises PhasorError if that would lose stages of the user."""
+    path = root / _DVC_YAML
+    try:
+        written = yaml.safe_load(path.read_text(encoding="utf-8"))["stages"] if path.exists() else {}
+        foreign = {name for name, stage in written.items() if not stage.get("cmd", "").startswith(_COMMAND)}
+    except (yaml.YAMLError, UnicodeDecodeError, AttributeError, KeyError, TypeError) as error:
+        raise PhasorError(f"{path} cannot be read ({first_line(error)}). `phasor dvc` renders it anew.") from None
+    if {name: stage for name, stage in written.items() if name not in foreign} == known:
+        return
+    if foreign:
+        raise PhasorError(
+            f"{path} does not fit {PARAMS}, and has stages of your own ({', '.join(sorted(foreign))}). Put them into a dvc.yaml in "
+            "another folder; then `phasor dvc` renders this one anew."
+        )
+    write_dvc_yaml(recipe, root / PARAMS)
+    log.warning("%s did not fit %s and is rendered anew", path, PARAMS)
 
 
 def _kept(known: Mapping[str, dict[str, Any]], root: Path) -> frozenset[str]:
@@ -210,7 +229,7 @@ def run_dvc(arguments: Sequence[str], root: Path, **options: Any) -> subprocess.
 
 
 def _stage(phase: Phase, job: Job) -> dict[str, Any]:
-    command = ["phasor", phase.name, *(["--role", job.role] if job.role else []), *(["--task", job.task] if job.task else [])]
+    command = [_COMMAND, phase.name, *(["--role", job.role] if job.role else []), *(["--task", job.task] if job.task else [])]
     inputs = phase.paths("inputs", job.recipe, WORK, job.role, job.task).flat()
     deps = [path.as_posix() for name, path in inputs.items() if name != "reports"]
     if "reports" in inputs:

@@ -21,7 +21,7 @@ Next:
   phasor repro                  # or `dvc repro`; both go on where they stopped
   phasor results                # the table, and where the report page is
   phasor search "..."           # the trained pair next to BM25
-Sources, sizes and models are settings in {params}; `phasor dvc` renders dvc.yaml anew after tasks change.
+Sources, sizes and models are settings in {params}; after tasks change, `phasor repro` or `phasor dvc` renders dvc.yaml anew.
 """
 
 
