@@ -2,6 +2,7 @@
 
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -12,6 +13,7 @@ from phasor.artifacts import (
     digest_artifact,
     digest_json,
     digest_tree,
+    discard,
     library_versions,
     publish,
     read_manifest,
@@ -126,6 +128,25 @@ def test_publish_stopped_between_its_steps_leaves_no_mixture(tmp_path: Path, mon
     publish(aside, target)
     assert verify(target) and (target / "f").read_text() == "2"
     assert sorted(p.name for p in tmp_path.iterdir()) == ["new1", "out"]
+
+
+def test_a_folder_whose_removal_is_stopped_is_gone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "checkpoint-7"
+    (folder / "state").mkdir(parents=True)
+
+    def stop(path: Path, **_: Any) -> None:
+        if path.exists():
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr("shutil.rmtree", stop)
+        with pytest.raises(KeyboardInterrupt):
+            discard(folder)
+    assert not folder.exists()
+    folder.mkdir()
+    discard(folder)
+    discard(folder)
+    assert not list(tmp_path.iterdir())
 
 
 def test_texts_are_written_whole_or_not_at_all(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from phasor.artifacts import (
     digest_artifact,
     digest_json,
     digest_tree,
+    discard,
     library_versions,
     publish,
     write_json,
@@ -107,11 +108,11 @@ def execute_paths(job: Job, inputs: Paths, outputs: Paths, report_path: Path) ->
 
 def _clear_scratch(job: Job) -> None:
     if not job.kept.exists():
-        shutil.rmtree(job.scratch, ignore_errors=True)
+        discard(job.scratch)
         return
     for path in job.scratch.iterdir():
         if path.is_dir() and path != job.kept:
-            shutil.rmtree(path, ignore_errors=True)
+            discard(path)
         elif path.is_file():
             path.unlink(missing_ok=True)
 

@@ -16,7 +16,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from phasor.artifacts import publish, write_json
+from phasor.artifacts import discard, publish, write_json
 
 _PREFIX = "checkpoint-"
 
@@ -67,7 +67,7 @@ def save(folder: Path, fingerprint: str, progress: Progress, tensors: dict[str, 
     publish(aside, target)
     for older in folder.glob(f"{_PREFIX}*"):
         if older != target:
-            shutil.rmtree(older, ignore_errors=True)
+            discard(older)
 
 
 def load(folder: Path, fingerprint: str) -> Checkpoint | None:
