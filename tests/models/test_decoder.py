@@ -15,11 +15,17 @@ SHAPE = {
 }
 
 
-def model(kind: str) -> PreTrainedModel:
+KINDS = pytest.mark.parametrize("kind", ["qwen2", "qwen3", "llama"])
+# Where nothing is learnt, what depends on the token alone is computed once for each different one.
+LEARNING = pytest.mark.parametrize("learning", [True, False])
+
+
+def model(kind: str, layers: int = 3) -> PreTrainedModel:
     torch.manual_seed(0)
+    shape = SHAPE | {"num_hidden_layers": layers}
     if kind == "llama":
-        return LlamaModel(LlamaConfig(**SHAPE, attention_bias=True)).eval()
-    return (Qwen2Model(Qwen2Config(**SHAPE)) if kind == "qwen2" else Qwen3Model(Qwen3Config(**SHAPE))).eval()
+        return LlamaModel(LlamaConfig(**shape, attention_bias=True)).eval()
+    return (Qwen2Model(Qwen2Config(**shape)) if kind == "qwen2" else Qwen3Model(Qwen3Config(**shape))).eval()
 
 
 def batch(*lengths: int) -> TokenBatch:
@@ -27,20 +33,25 @@ def batch(*lengths: int) -> TokenBatch:
     return TokenBatch(torch.randint(0, 50, (len(lengths), max(lengths)), generator=generator), torch.tensor(lengths))
 
 
-@pytest.mark.parametrize("kind", ["qwen2", "qwen3", "llama"])
-def test_final_states_equal_the_whole_forward_pass(kind: str) -> None:
-    base, tokens = model(kind), batch(9, 1, 5)
+@KINDS
+@LEARNING
+@pytest.mark.parametrize("layers", [1, 3])
+def test_final_states_equal_the_whole_forward_pass(kind: str, learning: bool, layers: int) -> None:
+    base, tokens = model(kind, layers), batch(9, 1, 5)
     assert decoder.supported(base)
-    whole = base(input_ids=tokens.ids, attention_mask=tokens.mask).last_hidden_state[tokens.last]
-    torch.testing.assert_close(decoder.final_states(base, tokens), whole, atol=1e-5, rtol=1e-5)
+    with torch.set_grad_enabled(learning):
+        whole = base(input_ids=tokens.ids, attention_mask=tokens.mask).last_hidden_state[tokens.last]
+        torch.testing.assert_close(decoder.final_states(base, tokens), whole, atol=1e-5, rtol=1e-5)
 
 
-@pytest.mark.parametrize("kind", ["qwen2", "qwen3", "llama"])
-def test_what_continues_prefixes_equals_whole_sequences(kind: str) -> None:
+@KINDS
+@LEARNING
+def test_what_continues_prefixes_equals_whole_sequences(kind: str, learning: bool) -> None:
     base, prefixes, tokens = model(kind), batch(6, 1, 3), replace(batch(7, 2, 4, 5), continues=torch.tensor([2, 0, 1, 2]))
     parts = [(prefixes.ids[q, : prefixes.lengths[q]], tokens.ids[n, : tokens.lengths[n]]) for n, q in enumerate((2, 0, 1, 2))]
-    whole = torch.stack([base(input_ids=torch.cat(both)[None]).last_hidden_state[0, -1] for both in parts])
-    torch.testing.assert_close(decoder.final_states(base, tokens, decoder.prefill(base, prefixes)), whole, atol=1e-5, rtol=1e-5)
+    with torch.set_grad_enabled(learning):
+        whole = torch.stack([base(input_ids=torch.cat(both)[None]).last_hidden_state[0, -1] for both in parts])
+        torch.testing.assert_close(decoder.final_states(base, tokens, decoder.prefill(base, prefixes)), whole, atol=1e-5, rtol=1e-5)
 
 
 def test_gradients_equal_those_of_the_whole_forward_pass() -> None:

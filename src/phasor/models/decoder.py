@@ -55,20 +55,25 @@ def final_states(base: Any, batch: TokenBatch, prefixes: Prefixes | None = None)
         batch: the sequences, or what follows the prefix in each.
         prefixes: from `prefill`, if the batch continues some.
     """
-    state, layers, (rows, last) = base.embed_tokens(batch.ids), list(base.layers), batch.last
+    layers, (rows, last) = list(base.layers), batch.last
+    tokens, found = _distinct(batch.ids)
+    state = base.embed_tokens(tokens)
     rope, seen = _places(base, state, batch, prefixes)
     for number, layer in enumerate(layers):
         normed = layer.input_layernorm(state)
-        keys, values = _keys_values(layer.self_attn, normed, rope)
+        keys, values = _keys_values(layer.self_attn, normed, rope, found)
+        if found is not None:
+            state = state[found]
         if prefixes is not None:
             keys, values = (_after(*parts, batch.continues) for parts in zip(prefixes.layers[number], (keys, values), strict=True))
         if number < len(layers) - 1:
-            state = _layer(layer, state, normed, rope, keys, values, seen)
+            state = _layer(layer, state, normed, rope, keys, values, seen, found)
         else:
             at_last = rope.expand(len(rows), -1, -1, -1)[rows, :, last][:, :, None]
             until = _until(batch.ids.shape[1], last) if seen is None else seen[rows, :, last]
-            state, normed = state[rows, last][:, None], normed[rows, last][:, None]
-            state = _layer(layer, state, normed, at_last, keys, values, until[:, :, None])
+            normed = normed[rows, last] if found is None else normed[found[rows, last]]
+            state = _layer(layer, state[rows, last][:, None], normed[:, None], at_last, keys, values, until[:, :, None])
+        found = None
     return base.norm(state)[:, 0]  # type: ignore[no-any-return]
 
 
@@ -108,9 +113,26 @@ def _until(length: int, last: Tensor) -> Tensor:
     return (torch.arange(length, device=last.device) <= last[:, None])[:, None]
 
 
-def _keys_values(attention: Any, normed: Tensor, rope: Tensor) -> tuple[Tensor, Tensor]:
-    keys = _heads(attention.k_proj(normed), attention.head_dim, getattr(attention, "k_norm", None))
-    return _rotate(keys, rope), _heads(attention.v_proj(normed), attention.head_dim)
+def _distinct(ids: Tensor) -> tuple[Tensor, Tensor | None]:
+    """[U] different tokens of [N, L] and where each one is found among them; the ids themselves and None where that saves nothing.
+
+    What the first layer projects depends on nothing but the token, and a third of a batch of passages are different ones. A backward
+    pass would have to add their gradients up again, and a GPU would wait for the number of rows.
+    """
+    if torch.is_grad_enabled() or ids.device.type != "cpu":
+        return ids, None
+    tokens, found = ids.unique(return_inverse=True)
+    return tokens, found
+
+
+def _project(linear: Any, normed: Tensor, found: Tensor | None) -> Tensor:
+    rows: Tensor = linear(normed)
+    return rows if found is None else rows[found]
+
+
+def _keys_values(attention: Any, normed: Tensor, rope: Tensor, found: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    keys = _heads(_project(attention.k_proj, normed, found), attention.head_dim, getattr(attention, "k_norm", None))
+    return _rotate(keys, rope), _heads(_project(attention.v_proj, normed, found), attention.head_dim)
 
 
 def _after(before: Tensor, own: Tensor, continues: Tensor | None) -> Tensor:
@@ -119,10 +141,12 @@ def _after(before: Tensor, own: Tensor, continues: Tensor | None) -> Tensor:
     return torch.cat((before[continues], own.transpose(1, 2)), dim=1).transpose(1, 2)
 
 
-def _layer(layer: Any, state: Tensor, normed: Tensor, rope: Tensor, keys: Tensor, values: Tensor, seen: Tensor | None) -> Tensor:
+def _layer(
+    layer: Any, state: Tensor, normed: Tensor, rope: Tensor, keys: Tensor, values: Tensor, seen: Tensor | None, found: Tensor | None = None
+) -> Tensor:
     """One decoder layer for the positions in `state`; `seen` is what they may attend to, None for plain causal."""
     attention = layer.self_attn
-    queries = _heads(attention.q_proj(normed), attention.head_dim, getattr(attention, "q_norm", None))
+    queries = _heads(_project(attention.q_proj, normed, found), attention.head_dim, getattr(attention, "q_norm", None))
     mixed = F.scaled_dot_product_attention(
         _rotate(queries, rope), keys, values, attn_mask=seen, is_causal=seen is None, scale=attention.scaling,
         enable_gqa=keys.shape[1] != queries.shape[1],
