@@ -82,6 +82,8 @@ def test_argo_cd_may_put_there_what_it_is_told_to_and_no_more() -> None:
     retrain = applications["phasor-retrain"]
     assert retrain["source"]["path"] == "retrain" and retrain["syncPolicy"]["automated"] == {"prune": True, "selfHeal": False}
     assert retrain["destination"]["namespace"] == "phasor"
+    # Seen with Argo CD 3.5.1: it replaces what has Replace=true in every sync, changed or not, and stops the Job's pod by that.
+    assert "ApplyOutOfSyncOnly=true" in retrain["syncPolicy"]["syncOptions"]
     chart, values = applications["phasor-search"]["sources"]
     assert (ROOT / chart["path"] / "Chart.yaml").is_file()
     assert chart["helm"]["valueFiles"] == [f"${values['ref']}/serving/values.yaml"]
