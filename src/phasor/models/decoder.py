@@ -116,7 +116,7 @@ def _until(length: int, last: Tensor) -> Tensor:
 def _distinct(ids: Tensor) -> tuple[Tensor, Tensor | None]:
     """[U] different tokens of [N, L] and where each one is found among them; the ids themselves and None where that saves nothing.
 
-    What the first layer projects depends on nothing but the token, and a third of a batch of passages are different ones. A backward
+    What the first layer projects depends on nothing but the token, and a quarter of a batch of passages are different ones. A backward
     pass would have to add their gradients up again, and a GPU would wait for the number of rows.
     """
     if torch.is_grad_enabled() or ids.device.type != "cpu":
