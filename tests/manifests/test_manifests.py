@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 import kubernetes_validate
 import pytest
 import yaml
+from kubernetes.utils import parse_quantity
 
 from phasor.pipeline.profile import load_profile
 
@@ -117,6 +118,17 @@ def test_the_queue_knows_every_resource_that_a_pod_asks_for() -> None:
     resources = [executor["container"]["resources"] for executor in compiled["deploymentSpec"]["executors"].values()]
     asked |= {"cpu", "memory"} | {found["accelerator"]["resourceType"] for found in resources if "accelerator" in found}
     assert "nvidia.com/gpu" in asked and asked <= set(group["coveredResources"])
+
+
+def test_the_queue_has_room_for_a_loop_of_other_pods_beside_one_on_every_gpu() -> None:
+    """Else the last GPU idles while the memory or the cores of the quota are with pods that need none."""
+    profile = load_profile(ROOT / "pipelines" / "profiles" / "gpu-kueue.yaml")
+    (group,) = named("gpu", "ClusterQueue", "phasor")["spec"]["resourceGroups"]
+    quota = {entry["name"]: parse_quantity(entry["nominalQuota"]) for entry in group["flavors"][0]["resources"]}
+    train, other = profile.pod("train"), profile.pod("mine")
+    trains = quota[train.accelerator] // train.accelerators
+    assert quota["cpu"] >= trains * parse_quantity(train.cpu) + profile.parallelism * parse_quantity(other.cpu)
+    assert quota["memory"] >= trains * parse_quantity(train.memory) + profile.parallelism * parse_quantity(other.memory)
 
 
 def test_argo_needs_no_store_of_its_own() -> None:
