@@ -126,6 +126,7 @@ def test_the_job_is_valid_restricted_and_has_one_writer(render: Render, deployme
     values = {entry["name"]: entry["value"] for entry in container["env"]}
     assert values["PHASOR_S3_SECRET"] == mounts["store"] and not [name for name in values if "KEY" in name]
     assert "ttlSecondsAfterFinished" not in told["spec"], "Git would bring the Job back"
+    assert pod["terminationGracePeriodSeconds"] < 5, "the next request's Job starts when this one is gone"
 
 
 def test_the_job_outlasts_a_night_without_the_server_and_ends_at_once_when_no_try_is_left(render: Render, deployment: Deployment) -> None:
