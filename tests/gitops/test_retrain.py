@@ -181,7 +181,7 @@ def test_after_a_run_the_gate_is_told(
     assert main(["retrain", str(deployment.request)]) == 0
     run_id = server.runs[0]["run_id"]
     server.runs[0]["state"] = "SUCCEEDED"
-    assert main(["retrain", str(deployment.request)]) == 2, "the run told nothing yet"
+    assert main(["retrain", str(deployment.request)]) == ENDED, "the run told nothing, and is not run again"
     assert f"s3://phasor/results/{run_id}.json is not there: the run wrote no result" in capsys.readouterr().err
     place = end_of_run(run_id, tmp_path, store, "weights", fallen)
     assert main(["retrain", str(deployment.request)]) == 0

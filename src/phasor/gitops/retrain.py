@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable
 
-from phasor.errors import PhasorError
+from phasor.errors import ArtifactError, PhasorError
 from phasor.evaluation.gate import in_words
 from phasor.gitops.request import Request
 from phasor.pipeline.result import Result, read_result
@@ -17,7 +17,7 @@ Say = Callable[[str], None]
 
 
 class NoTryLeft(RunFailed):
-    """The request's runs failed too often, or somebody canceled one."""
+    """The request's runs failed too often, somebody canceled one, or the one that succeeded left nothing."""
 
     exit_code = ENDED
 
@@ -112,11 +112,15 @@ def outcome(request: Request, run_id: str) -> Result:
 
     Raises:
         PhasorError: the request names no place for results.
-        ArtifactError: the run left none, see `read_result`.
+        NoTryLeft: the run left none, or of another version; it is not run again.
+        StorageError: the store does not answer.
     """
     if not request.told.results:
         raise PhasorError("the request names no place for results. Render it with a profile that has a `storage`.")
-    return read_result(request.told.results, run_id)
+    try:
+        return read_result(request.told.results, run_id)
+    except ArtifactError as error:
+        raise NoTryLeft(str(error)) from None
 
 
 def describe(result: Result) -> list[str]:
