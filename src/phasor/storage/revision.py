@@ -14,6 +14,7 @@ from phasor.recipe import Recipe
 from phasor.storage.dvc import folder_digest, object_name
 
 _SUFFIX = ".dvc"
+_UNUSED = "no run here has used it"
 
 
 def recipe_files(recipe: Recipe) -> list[str]:
@@ -83,7 +84,7 @@ def _beside_last_run(recipe: Recipe, root: Path) -> dict[str, str]:
     lock, notes = _last_run(root), dict[str, str]()
     for path in recipe_files(recipe):
         holder, digest = _tracked(path, root)
-        notes.setdefault(holder, "no run here has used it")
+        notes.setdefault(holder, _UNUSED)
         if path not in lock:
             continue
         now = digest if path == holder else _digest_below(root, digest, Path(path).relative_to(holder))
@@ -91,7 +92,7 @@ def _beside_last_run(recipe: Recipe, root: Path) -> dict[str, str]:
             notes[holder] = "its listing is not here, so nobody knows what the last run used: run `dvc pull`"
         elif now != lock[path]:
             notes[holder] = "the last run here used other data"
-        elif notes[holder] == "no run here has used it":
+        elif notes[holder] == _UNUSED:
             notes[holder] = ""
     return notes
 
