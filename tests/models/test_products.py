@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from peft import LoraConfig, get_peft_model
 from torch import Tensor
 from torch.nn import functional
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -14,7 +15,7 @@ from transformers import PreTrainedTokenizerFast
 from phasor.config.model import ModelConfig
 from phasor.models import products
 from phasor.models.embedder import Embedder
-from phasor.models.products import through_onednn
+from phasor.models.products import multiply, through_onednn
 
 from .conftest import TEXTS, MakeModel
 
@@ -98,6 +99,31 @@ def test_nothing_changes_outside() -> None:
     with Counter() as counter:
         functional.linear(*layer((40, 8), 5, True))
     assert counter.count == 0
+
+
+@pytest.mark.parametrize("gradients", [True, False])
+def test_a_single_layer_gives_the_same_with_an_adapter_and_without(gradients: bool) -> None:
+    plain, states = torch.nn.Linear(6, 4), torch.randn(20, 6, requires_grad=True)
+    wrapped = get_peft_model(torch.nn.Sequential(plain), LoraConfig(target_modules=["0"], r=2, init_lora_weights=False)).eval()
+    adapted: Any = wrapped.base_model.model[0]
+    for linear in (plain, adapted):
+        with torch.set_grad_enabled(gradients), Counter() as counter:
+            found = multiply(linear, states)
+        assert counter.count == (1 if linear is plain else 3)
+        torch.testing.assert_close(found, linear(states), rtol=1e-5, atol=1e-5)
+        assert found.requires_grad is gradients
+    with torch.autocast("cpu", torch.bfloat16), Counter() as counter:
+        assert multiply(plain, states).dtype == torch.bfloat16
+    assert counter.count == 0
+
+
+def test_hooks_of_a_layer_are_called() -> None:
+    """DeepSpeed brings sharded weights together in them."""
+    plain, seen = torch.nn.Linear(6, 4), []
+    plain.register_forward_pre_hook(lambda *_: seen.append("before"))
+    plain.register_forward_hook(lambda *_: seen.append("after"))
+    multiply(plain, torch.randn(20, 6))
+    assert seen == ["before", "after"]
 
 
 def test_numbers_of_rows_come_in_few_sizes() -> None:

@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from phasor.models.products import multiply
 from phasor.models.tokens import TokenBatch
 
 _ARCHITECTURES = {"qwen2", "qwen3", "llama"}
@@ -126,7 +127,7 @@ def _distinct(ids: Tensor) -> tuple[Tensor, Tensor | None]:
 
 
 def _project(linear: Any, normed: Tensor, found: Tensor | None) -> Tensor:
-    rows: Tensor = linear(normed)
+    rows = multiply(linear, normed)
     return rows if found is None else rows[found]
 
 
@@ -151,8 +152,9 @@ def _layer(
         _rotate(queries, rope), keys, values, attn_mask=seen, is_causal=seen is None, scale=attention.scaling,
         enable_gqa=keys.shape[1] != queries.shape[1],
     )
-    state = state + attention.o_proj(mixed.transpose(1, 2).flatten(2))
-    return state + layer.mlp(layer.post_attention_layernorm(state))  # type: ignore[no-any-return]
+    state = state + multiply(attention.o_proj, mixed.transpose(1, 2).flatten(2))
+    normed, mlp = layer.post_attention_layernorm(state), layer.mlp
+    return state + multiply(mlp.down_proj, mlp.act_fn(multiply(mlp.gate_proj, normed)) * multiply(mlp.up_proj, normed))
 
 
 def _heads(flat: Tensor, size: int, norm: Any = None) -> Tensor:

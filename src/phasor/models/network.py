@@ -92,17 +92,22 @@ class Network(nn.Module):
     def final_states(self, batch: TokenBatch, prefixes: decoder.Prefixes | None = None) -> Tensor:
         """[N, D] final hidden state of each sequence's last token; with `prefixes` each continues one of them."""
         if self._decodes():
-            with self.computation():
+            with self._autocast():
                 return decoder.final_states(self.base, batch, prefixes)
         assert prefixes is None, "prefixes are only shared where the decoder is supported"
         return self.hidden_states(batch)[batch.last]
 
     def computation(self) -> contextlib.AbstractContextManager[Any]:
         """The autocast that belongs to `precision`, or the fastest products in float32."""
-        if self.precision == "bfloat16" or (self.precision == "auto" and self.device.type == "cuda"):
-            return torch.autocast(self.device.type, torch.bfloat16)
         # Checkpointed layers are computed again outside of this mode, where they would not find the values they saved.
-        return through_onednn() if self.device.type == "cpu" and not self.checkpointed else contextlib.nullcontext()
+        plain = self._is_bfloat16() or self.device.type != "cpu" or self.checkpointed
+        return self._autocast() if plain else through_onednn()
+
+    def _is_bfloat16(self) -> bool:
+        return self.precision == "bfloat16" or (self.precision == "auto" and self.device.type == "cuda")
+
+    def _autocast(self) -> contextlib.AbstractContextManager[Any]:
+        return torch.autocast(self.device.type, torch.bfloat16) if self._is_bfloat16() else contextlib.nullcontext()
 
     def checkpoint_activations(self) -> None:
         """From now on keep only what enters each layer, and compute the rest again for the backward pass."""
@@ -126,7 +131,7 @@ class Network(nn.Module):
             return self.infer(sequences, max_tokens, self)
         self.eval()
         _, first, group = np.unique(shared.group, return_index=True, return_inverse=True)
-        with torch.inference_mode(), self.computation():
+        with torch.inference_mode(), self._autocast():
             prefixes = decoder.prefill(self.base, self.batch([sequences[i][: shared.lengths[i]] for i in first]))
         return self.infer(rests, max_tokens, lambda batch: self(batch, prefixes), continued=Shared(group, shared.lengths))
 
