@@ -101,19 +101,43 @@ def test_nothing_changes_outside() -> None:
     assert counter.count == 0
 
 
-@pytest.mark.parametrize("gradients", [True, False])
-def test_a_single_layer_gives_the_same_with_an_adapter_and_without(gradients: bool) -> None:
-    plain, states = torch.nn.Linear(6, 4), torch.randn(20, 6, requires_grad=True)
-    wrapped = get_peft_model(torch.nn.Sequential(plain), LoraConfig(target_modules=["0"], r=2, init_lora_weights=False)).eval()
-    adapted: Any = wrapped.base_model.model[0]
-    for linear in (plain, adapted):
-        with torch.set_grad_enabled(gradients), Counter() as counter:
-            found = multiply(linear, states)
-        assert counter.count == (1 if linear is plain else 3)
-        torch.testing.assert_close(found, linear(states), rtol=1e-5, atol=1e-5)
-        assert found.requires_grad is gradients
+def adapted(size: int, **options: Any) -> Any:
+    """A square layer with an adapter that changes it."""
+    torch.manual_seed(0)
+    options = {"r": 2, "lora_alpha": 3, "init_lora_weights": False, **options}
+    model = get_peft_model(torch.nn.Sequential(torch.nn.Linear(size, size)), LoraConfig(target_modules=["0"], **options))
+    return model.base_model.model[0]
+
+
+@pytest.mark.parametrize(
+    "layer,expected",
+    [
+        (torch.nn.Linear(8, 8), 1),
+        (adapted(8), 1),  # added to the weights
+        (adapted(64), 3),  # is less work on its own
+        (adapted(8, lora_dropout=0.1), 3),
+        (adapted(8, use_dora=True), 3),
+    ],
+)
+def test_one_layer_multiplies_as_it_would_itself(layer: Any, expected: int) -> None:
+    layer.eval()
+    states = torch.randn(20, layer.in_features, requires_grad=True)
+    leaves = [states, *(weight for weight in layer.parameters() if weight.requires_grad)]
+    with Counter() as counter:
+        found = multiply(layer, states)
+    assert counter.count == expected
+    wanted = layer(states)
+    torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-5)
+    upstream = torch.randn_like(wanted)
+    for one, other in zip(torch.autograd.grad(found, leaves, upstream), torch.autograd.grad(wanted, leaves, upstream), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)
+    with torch.no_grad():
+        assert torch.equal(multiply(layer, states), found)
+
+
+def test_half_precision_goes_around_it() -> None:
     with torch.autocast("cpu", torch.bfloat16), Counter() as counter:
-        assert multiply(plain, states).dtype == torch.bfloat16
+        assert multiply(torch.nn.Linear(6, 4), torch.randn(20, 6)).dtype == torch.bfloat16
     assert counter.count == 0
 
 
