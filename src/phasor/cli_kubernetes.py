@@ -60,7 +60,7 @@ def add_experiment(command: argparse.ArgumentParser) -> None:
 
 def add_profile(command: argparse.ArgumentParser) -> None:
     """The platform, and the image on it."""
-    command.add_argument("--profile", required=True, help=f"name of a file in {_PROFILES}, or its path")
+    command.add_argument("--profile", required=True, help=f"name of a file in {_PROFILES} of the checkout you are in, or its path")
     command.add_argument("--image", help="instead of the profile's; by digest, so that a run can be repeated")
 
 

@@ -39,3 +39,12 @@ def test_a_wrong_profile_is_refused(text: str, message: str, tmp_path: Path) -> 
     with pytest.raises(RecipeError, match=message) as caught:
         load_profile(write(tmp_path, text))
     assert "mine.yaml" in str(caught.value)
+
+
+def test_a_missing_profile_says_where_it_was_looked_for(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match="Go to a checkout of Phasor") as caught:
+        load_profile(tmp_path / "gpu.yaml")
+    assert str(tmp_path / "gpu.yaml") in str(caught.value)
+    write(tmp_path, STORAGE)
+    with pytest.raises(RecipeError, match="In that folder there are: mine."):
+        load_profile(tmp_path / "gpu.yaml")
