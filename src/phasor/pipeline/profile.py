@@ -101,7 +101,7 @@ def load_profile(path: Path) -> Profile:
         return Profile.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
     except FileNotFoundError:
         known = ", ".join(sorted(p.stem for p in path.parent.glob("*.yaml")))
-        hint = f"In that folder there are: {known}." if known else "Go to a checkout of Phasor, and name your project's recipe with --recipe."
+        hint = f"In that folder there are: {known}." if known else "Go to a checkout of Phasor and name your recipe with --recipe."
         raise RecipeError(f"there is no profile {path.absolute()}. {hint}") from None
     except yaml.YAMLError as error:
         raise RecipeError(f"{path} is not valid YAML: {error}") from None
