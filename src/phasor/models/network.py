@@ -100,8 +100,9 @@ class Network(nn.Module):
     def computation(self) -> contextlib.AbstractContextManager[Any]:
         """The autocast that belongs to `precision`, or the fastest products in float32."""
         # Checkpointed layers are computed again outside of this mode, where they would not find the values they saved.
-        plain = self._is_bfloat16() or self.device.type != "cpu" or self.checkpointed
-        return self._autocast() if plain else through_onednn()
+        if self.device.type == "cpu" and not self.checkpointed and not self._is_bfloat16():
+            return through_onednn()
+        return self._autocast()
 
     def _is_bfloat16(self) -> bool:
         return self.precision == "bfloat16" or (self.precision == "auto" and self.device.type == "cuda")
