@@ -88,18 +88,21 @@ def test_parquet_and_folder_are_read_too(bundle: Bundle, embedder: Embedder, tmp
     ]
 
 
-@pytest.mark.parametrize(("change", "words"), [
-    ({"id": "d1"}, r"line 4: id 'd1' occurs more than once. Mend it, or set on_bad_row to skip"),
-    ({"text": " ", "title": ""}, r"line 4: field 'text' is empty"),
-    ({"id": None}, r"line 4: field 'id' is missing"),
+@pytest.mark.parametrize(("change", "words", "kind"), [
+    ({"id": "d1"}, r"line 4: id 'd1' occurs more than once. Mend it, or set on_bad_row to skip", "repeated id"),
+    ({"text": " ", "title": ""}, r"line 4: field 'text' is empty", "empty text"),
+    ({"id": None}, r"line 4: field 'id' is missing", "no id"),
 ])
-def test_a_bad_row_is_an_error_with_its_line_or_left_out(build: Build, tmp_path: Path, change: dict[str, str], words: str) -> None:
+def test_a_bad_row_is_an_error_with_its_line_or_left_out(
+    build: Build, tmp_path: Path, caplog: pytest.LogCaptureFixture, change: dict[str, str], words: str, kind: str
+) -> None:
     documents = world.rows(6)
     documents[3] |= change
     with pytest.raises(DataError, match=words):
         build(documents)
     assert not (tmp_path / "index" / "current.json").exists()
     assert build(documents, on_bad_row="skip").count == 5
+    assert f"rows=1 reason=bad row: {kind}" in caplog.text
 
 
 @pytest.mark.parametrize("name", ["nowhere.jsonl", "nowhere.txt", "nowhere"])

@@ -37,7 +37,7 @@ from phasor.indexing.layout import (
     version_folder,
 )
 from phasor.indexing.qdrant_backend import QdrantBackend, connect, drop_collection, fill_collection
-from phasor.indexing.reading import count_documents, read_documents
+from phasor.indexing.reading import count_documents, read_documents, row_check
 from phasor.indexing.recall import recall_at_10
 from phasor.packaging.golden import decode_vector, encode_vector, read_golden
 from phasor.serving.bundle import Bundle
@@ -64,8 +64,7 @@ def build_index(bundle: Bundle, source: Path, root: Path, config: IndexConfig) -
     if dims not in bundle.dims:
         raise DataError(f"dims {dims} is not a size of this bundle. Choose one of {', '.join(map(str, bundle.dims))}.")
     shards = open_shards(root, "build", bundle.model, dims, config.shard_passages)
-    documents = read_documents(source, config)
-    embed_all(documents, count_documents(source), PassageEmbedder(bundle, dims, config.batch_size), shards, config.shard_passages)
+    _embed(source, config, PassageEmbedder(bundle, dims, config.batch_size), shards)
     if not shards.count:
         raise DataError(f"{source} holds no documents. Name another source.")
     return _finish(bundle, root, shards, dims, config)
@@ -94,7 +93,7 @@ def update_index(bundle: Bundle, root: Path, add: Path | None, delete: Sequence[
     old, vectors = Documents(folder / DOCUMENTS), np.load(folder / VECTORS, mmap_mode="r", allow_pickle=False)
     if unknown := sorted(set(delete) - {old[row].passage.id for row in np.flatnonzero(old.having("id", delete)).tolist()}):
         raise DataError(f"{len(unknown)} of the ids to delete are not in the index, first {unknown[0]!r}. Leave them out.")
-    added = [document.passage.id for document in read_documents(add, config)] if add else []
+    added = [document.passage.id for document in read_documents(add, config, row_check(config))] if add else []
     kept = np.flatnonzero(~old.having("id", [*added, *delete]))
     shards = open_shards(root, "update", bundle.model, info.dims, config.shard_passages, pointer.sha256)
     embedder = PassageEmbedder(bundle, info.dims, config.batch_size)
@@ -102,12 +101,19 @@ def update_index(bundle: Bundle, root: Path, add: Path | None, delete: Sequence[
         rows = kept[start : start + config.shard_passages]
         shards.add([old[row] for row in rows.tolist()], np.asarray(vectors[rows]), embedder)
     if add:
-        embed_all(read_documents(add, config), count_documents(add), embedder, shards, config.shard_passages)
+        _embed(add, config, embedder, shards)
     if not shards.count:
         raise DataError("the index would be empty. Delete fewer documents.")
     # The new version is written whole, so it may as well be written to another place.
     chosen = config if "store" in config.model_fields_set else config.model_copy(update={"store": _same_store(info)})
     return _finish(bundle, root, shards, info.dims, chosen)
+
+
+def _embed(source: Path, config: IndexConfig, embedder: PassageEmbedder, shards: Shards) -> None:
+    check = row_check(config)
+    embed_all(read_documents(source, config, check), count_documents(source), embedder, shards, config.shard_passages)
+    for kind, rows in sorted(check.dropped.items()):
+        log.warning("index.skipped source=%s rows=%d reason=%s", source, rows, kind)
 
 
 def check_model(info: IndexInfo, bundle: Bundle) -> None:

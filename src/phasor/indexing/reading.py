@@ -22,13 +22,22 @@ _ROWS = 4096
 _RECENT = 1_000_000
 
 
-def read_documents(source: Path, config: IndexConfig) -> Iterator[Document]:
+def row_check(config: IndexConfig) -> RowCheck:
+    """What an index does about bad rows; counts them."""
+    return RowCheck(config.on_bad_row, setting="on_bad_row")
+
+
+def read_documents(source: Path, config: IndexConfig, check: RowCheck) -> Iterator[Document]:
     """Every usable document of a source. Columns beyond id, text, title, source and language become metadata.
+
+    Args:
+        source: a .parquet or .jsonl file, or a folder.
+        config: how to read it.
+        check: from `row_check`; knows at the end what was skipped.
 
     Raises:
         DataError: the source cannot be read, an id occurs twice, or a row is bad and bad rows are errors.
     """
-    check = RowCheck(config.on_bad_row, setting="on_bad_row")
     seen = _Seen()
     for where, document in _documents(source, config, check):
         if not seen.add(document.passage.id):
