@@ -55,6 +55,17 @@ def test_a_query_that_finds_nothing_scores_zero() -> None:
     np.testing.assert_array_equal(found["mrr_at_10"], [0, 1, 0])
 
 
+def test_what_is_relevant_but_lost_to_another_split_is_not_judged() -> None:
+    lost = Example("q", "other", "any", ["d3"], known=["d9", "d8"])
+    plain = Example("r", "third", "any", ["d4"])
+    run = {"q": _ranking("d9", "d5", "d8", "d3", "d6"), "r": _ranking("d9", "d4", "d1", "d2", "d5", "d6")}
+    searcher = Fixed(run)
+    result = RetrievalTask(TestSet("basic", CORPUS, [lost, plain]), top_k=3).measure(searcher)
+    np.testing.assert_allclose(result.metrics["ndcg_at_10"], [1 / np.log2(3), 1 / np.log2(3)], rtol=1e-6)
+    assert {query: list(scores) for query, scores in result.run.items()} == {"q": ["d5", "d3", "d6"], "r": ["d9", "d4", "d1"]}
+    assert searcher.asked[0][3] == 5, "two more are asked for than the list shall have"
+
+
 def test_a_searcher_gets_rendered_passages_instructions_and_candidates() -> None:
     task, searcher = RetrievalTask(_test_set(), top_k=120), Fixed({q: _ranking("d1") for q in ("p-og", "p-changed", "q")})
     candidates = {"p-og": ["d1"], "p-changed": ["d1"], "q": ["d1"]}

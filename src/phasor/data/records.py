@@ -73,8 +73,8 @@ class Example:
         provenance: how the pair came to be, for example `docstring` or `synthetic:factual`.
         pair_id: links the queries that differ only in instruction (FollowIR style); the one whose id ends in
             `-og` carries the original instruction, the one in `-changed` the changed one. Empty otherwise.
-        known: ids of further relevant passages that the labels name, in documents of other splits: nothing to learn from, and no
-            negatives either.
+        known: ids of further relevant passages that the labels name, in documents of other splits or in other rows: nothing to
+            learn from, no negatives either, and left out of the lists that evaluate judges.
     """
 
     id: str

@@ -90,8 +90,9 @@ class RetrievalTask(AbsTaskRetrieval):  # type: ignore[misc, unused-ignore]
 
     def measure(self, searcher: SearchProtocol, top_ranked: Mapping[str, list[str]] | None = None) -> Result:
         """Run a searcher over the test set; `top_ranked` limits every query to a first stage's passages."""
+        known = {example.id: example.known for example in self.test.examples if example.known}
         self.dataset["default"]["test"]["top_ranked"] = top_ranked
-        self.evaluate(searcher, "test", encode_kwargs={})
+        self.evaluate(_Unjudging(searcher, known) if known else searcher, "test", encode_kwargs={})
         assert self._result is not None
         return self._result
 
@@ -110,6 +111,31 @@ class RetrievalTask(AbsTaskRetrieval):  # type: ignore[misc, unused-ignore]
             metrics["p_mrr"] = np.array([p_mrr(pair, results) for pair in self.test.pairs])
         self._result = Result(metrics, results)
         return {"p_mrr": float(metrics["p_mrr"].mean())} if self.test.pairs else {}
+
+
+class _Unjudging:
+    """A searcher whose lists leave out what is known to be relevant and cannot be judged.
+
+    Args:
+        searcher: makes the lists.
+        known: per query id, relevant passages of other splits: right to find, but models may have learned them.
+    """
+
+    def __init__(self, searcher: SearchProtocol, known: Mapping[str, Sequence[str]]) -> None:
+        self._searcher, self._known = searcher, known
+        self._most = max(map(len, known.values()))
+        self.mteb_model_meta = searcher.mteb_model_meta
+        self.index = searcher.index
+
+    def search(self, queries: Any, *, top_k: int, **rest: Any) -> Run:
+        """At most `top_k` passages per query, best first. Called by mteb."""
+        run: Run = self._searcher.search(queries, top_k=top_k + self._most, **rest)
+        return {query: self._judged(scores, self._known.get(query, ()), top_k) for query, scores in run.items()}
+
+    @staticmethod
+    def _judged(scores: Mapping[str, float], known: Sequence[str], top_k: int) -> dict[str, float]:
+        best = sorted(scores.items(), key=lambda found: -found[1])
+        return dict([(passage, score) for passage, score in best if passage not in known][:top_k])
 
 
 def p_mrr(pair: Pair, run: Run) -> float:
