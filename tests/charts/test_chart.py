@@ -116,6 +116,22 @@ def test_dashboard_alerts_and_scaling_ask_for_metrics_that_exist() -> None:
     assert {re.sub("_(bucket|sum|count)$", "", name) for name in metric_names()} <= shown  # nothing is measured for nobody
 
 
+def test_the_dashboard_shows_one_release_of_a_namespace() -> None:
+    dashboard = json.loads((CHART / "files" / "dashboard.json").read_text())
+    [release] = [variable for variable in dashboard["templating"]["list"] if variable["name"] == "release"]
+    pattern = re.compile(release["regex"].strip("/"))
+    gateways = [
+        tree["metadata"]["name"] for tree in of_kind(objects("gpu"), "Deployment")
+        if tree["metadata"]["labels"]["app.kubernetes.io/component"] == "gateway"
+    ]
+    names = [f"{name}-6d4cf56db6-x7k2p" for name in gateways]
+    assert {pattern.match(name)[1] for name in names} == {"rel-phasor"}  # type: ignore[index]
+    for panel in dashboard["panels"]:
+        for target in panel["targets"]:
+            metrics = re.findall(r"(?:phasor_|vllm:)\w+", target["expr"])
+            assert target["expr"].count('{namespace="$namespace", pod=~"$release-.*"}') == len(metrics), target["expr"]
+
+
 def test_keda_scales_what_computes_and_nothing_else_sets_its_number() -> None:
     found = objects("gpu")
     numbers = {tree["metadata"]["name"]: tree["spec"].get("replicas") for tree in of_kind(found, "Deployment")}
