@@ -30,14 +30,23 @@ def even_tokens(tokens: int, max_tokens: int) -> int:
     return min(most, max(math.ceil(tokens / passes), _LEAST_TOKENS))
 
 
-def share_of(max_tokens: int) -> int:
-    """Tokens per pass of training where so many may be in memory at once: all of them, if shares would be too small.
+def are_shared(max_tokens: int) -> bool:
+    """Whether steps of training with so many tokens in memory at once are split into passes side by side."""
+    return max_tokens >= _PASSES * _LEAST_SHARE
 
-    Every pass writes gradients of all weights, whatever its size: four layers of 256 train at 0.94 of the speed in shares of 512 tokens,
-    at 0.68 in shares of 256, and at 1.08 in shares of 2,048.
+
+def passes_of(tokens: int, max_tokens: int) -> int:
+    """Passes that a step of training with so many tokens makes; the same for any number of threads.
+
+    A multiple of four, or of two where they would get too small. Every pass writes gradients of all weights, whatever its size: four
+    layers of 256 train at 0.94 of the speed in shares of 512 tokens, at 0.68 in shares of 256, and at 1.08 in shares of 2,048.
     """
-    share = max_tokens // _PASSES
-    return share if share >= _LEAST_SHARE else max_tokens
+    fewest = math.ceil(tokens / min(max_tokens, _CPU_TOKENS))
+    for together, least in ((_PASSES, _LEAST_SHARE), (_PASSES // 2, _LEAST_SHARE // 2)):
+        passes = math.ceil(fewest / together) * together
+        if tokens >= passes * least:
+            return passes
+    return fewest
 
 
 @contextlib.contextmanager

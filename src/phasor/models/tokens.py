@@ -3,6 +3,7 @@
 Shapes: N sequences, L tokens of the longest of them.
 """
 
+import bisect
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -198,6 +199,13 @@ def plan_batches(lengths: Order, max_tokens: int) -> list[Order]:
         groups.append(order[start : start + size])
         start += size
     return groups
+
+
+def plan_evenly(lengths: Order, number: int, max_tokens: int) -> list[Order]:
+    """As `plan_batches`, but in that number of groups, or more if they do not fit, and the largest as small as can be."""
+    limits = range(min(max_tokens, -(-int(lengths.sum()) // number)), max_tokens)
+    enough = bisect.bisect_left(limits, True, key=lambda limit: len(plan_batches(lengths, limit)) <= number)
+    return plan_batches(lengths, limits.start + enough)
 
 
 def pad(sequences: Sequence[Ids], pad_id: int, device: torch.device | str = "cpu") -> TokenBatch:

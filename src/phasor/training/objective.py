@@ -16,8 +16,8 @@ from phasor.losses.infonce import Candidates, infonce
 from phasor.losses.matryoshka import matryoshka
 from phasor.losses.yes_no import yes_no
 from phasor.models.network import Network
-from phasor.models.threads import even_tokens, share_of, steady
-from phasor.models.tokens import Order, TokenBatch, plan_batches
+from phasor.models.threads import are_shared, passes_of, steady
+from phasor.models.tokens import Order, TokenBatch, plan_batches, plan_evenly
 from phasor.training.data import Batch, EmbedBatch, LossConfig, RerankBatch
 from phasor.training.distributed import gather_ids, gather_rows, most, world_size
 from phasor.training.passes import LocalPasses
@@ -60,7 +60,7 @@ def backward_loss(network: Network, passes: Passes[TokenBatch], batch: Batch, lo
 
 def steady_loss(network: Network, max_tokens: int) -> contextlib.AbstractContextManager[None]:
     """Inside, results do not depend on the number of threads, if losses with so many tokens in memory run side by side."""
-    return steady() if _share(network, max_tokens) < max_tokens else contextlib.nullcontext()
+    return steady() if _are_shared(network, max_tokens) else contextlib.nullcontext()
 
 
 def _separate(
@@ -115,12 +115,11 @@ def _infonce(rows_ND: Tensor, batch: EmbedBatch, loss: InfoNCEConfig) -> Tensor:
 def _groups(network: Network, batch: Batch, max_tokens: int) -> list[list[Order]]:
     """Sequences of each pass, grouped by which may be in memory at once: several small passes side by side, or one."""
     lengths = np.fromiter((len(s) for s in batch.sequences), np.int64, len(batch.sequences))
-    share = _share(network, max_tokens)
-    if share == max_tokens:
+    if not _are_shared(network, max_tokens):
         return [[piece] for piece in plan_batches(lengths, max_tokens)]
     groups: list[list[Order]] = []
     room = 0
-    for piece in plan_batches(lengths, even_tokens(int(lengths.sum()), share)):
+    for piece in plan_evenly(lengths, passes_of(int(lengths.sum()), max_tokens), max_tokens):
         size = len(piece) * int(lengths[piece[0]])
         if size > room:
             groups.append([])
@@ -130,9 +129,9 @@ def _groups(network: Network, batch: Batch, max_tokens: int) -> list[list[Order]
     return groups
 
 
-def _share(network: Network, max_tokens: int) -> int:
-    """Tokens per pass: all that may be in memory at once where passes do not run side by side, as among several processes."""
-    return share_of(max_tokens) if network.threaded and world_size() == 1 else max_tokens
+def _are_shared(network: Network, max_tokens: int) -> bool:
+    """Whether passes run side by side: not among several processes, nor where they would be too small."""
+    return network.threaded and world_size() == 1 and are_shared(max_tokens)
 
 
 def _tokens(network: Network, batch: Batch, pieces: Sequence[Order]) -> list[TokenBatch]:
