@@ -144,3 +144,28 @@ def test_a_query_without_any_negative_costs_nothing() -> None:
     vector, one = torch.ones(1, 1), torch.zeros(1, dtype=torch.int64)
     candidates = Candidates(one, one, torch.full((1, 0), -1), one[:, None])
     assert infonce(vector, vector, candidates, InfoNCEConfig()).item() == 0.0
+
+
+@pytest.mark.parametrize("in_batch", ["none", "docs", "docs+queries"])
+def test_a_batch_in_parts_has_the_same_loss_and_gradients_and_keeps_little(monkeypatch: pytest.MonkeyPatch, in_batch: InBatch) -> None:
+    world = World(3, queries=40, passages=60)
+    config = InfoNCEConfig(temperature=0.1, in_batch=in_batch, false_negative_margin=0.1)
+
+    def measured() -> tuple[torch.Tensor, list[torch.Tensor], int]:
+        q, p = (torch.from_numpy(rows).requires_grad_() for rows in (world.q, world.p))
+        kept = [0]
+
+        def keep(tensor: torch.Tensor) -> torch.Tensor:
+            kept.append(tensor.numel())
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+            loss = infonce(q, p, world.candidates(), config, others=(q, torch.from_numpy(world.target)))
+        return loss.detach(), list(torch.autograd.grad(loss, (q, p))), max(kept)
+
+    loss, gradients, most = measured()
+    monkeypatch.setattr("phasor.losses.infonce._AT_ONCE", 7 * 60)
+    in_parts, found, kept = measured()
+    torch.testing.assert_close(in_parts, loss)
+    torch.testing.assert_close(found, gradients)
+    assert most >= 40 * 60 and kept <= 60 * 6, "only what goes into the loss is kept, not a number per query and passage"
