@@ -46,6 +46,11 @@ class Server:
         """Manifests of a job's checkpoints, each written after all else that is the checkpoint's."""
         return [key for key in self.keys(f"checkpoints/{job}-") if key.endswith("manifest.json")]
 
+    def unfinished(self) -> set[str]:
+        """Jobs with a state in the store that the last task of a run would not delete."""
+        there = [key.rsplit("/", 1) for key in self.keys("checkpoints/")]
+        return {folder for folder, _ in there} - {folder for folder, name in there if name == "finished"}
+
 
 def binary() -> str:
     """The server's program: from the path, or built by Go before. Skips the test where there is none."""

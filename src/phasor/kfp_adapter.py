@@ -23,7 +23,7 @@ from phasor.pipeline.result import make_result, publish_result
 from phasor.recipe import Recipe
 from phasor.settings import pod_settings, store_settings
 from phasor.storage.dvc import bring, check
-from phasor.storage.mirror import mirrored
+from phasor.storage.mirror import forget_finished, mirrored
 from phasor.storage.store import reach
 
 GATHERED = ("data", "mined")
@@ -83,7 +83,7 @@ def run_gather(folders: Sequence[Artifact], tasks: Artifact) -> None:
 
 
 def run_publish(run: str, bundle: Artifact, report: Artifact) -> None:
-    """Check the bundle, and write where it lies and what the gate says to the store.
+    """Check the bundle, write where it lies and what the gate says to the store, and clear up what tasks kept for further tries.
 
     Args:
         run: KFP's id of the run.
@@ -93,6 +93,7 @@ def run_publish(run: str, bundle: Artifact, report: Artifact) -> None:
         verify_bundle(Path(bundle.path))
         verify(Path(report.path))
         publish_result(make_result(run, bundle.uri, Path(bundle.path), Path(report.path)))
+        forget_finished()
 
 
 def run_phase(

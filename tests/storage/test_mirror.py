@@ -1,4 +1,4 @@
-"""What an interrupted task had done: kept while it works, restored whole or not at all, gone after success."""
+"""What an interrupted task had done: kept while it works, restored whole or not at all, gone once what was made is stored."""
 
 import io
 import json
@@ -11,7 +11,7 @@ import pytest
 
 from phasor.settings import store_settings
 from phasor.storage import mirror as room
-from phasor.storage.mirror import Mirror, mirrored
+from phasor.storage.mirror import Mirror, forget_finished, mirrored
 from phasor.storage.store import Place, Store
 
 from ..minio_server import BUCKET, Server
@@ -49,7 +49,8 @@ def test_the_newest_state_comes_back_and_older_ones_are_forgotten(tmp_path: Path
     assert len(minio.keys(name)) == 3
     make(tmp_path / "two", "newest").restore()
     assert content(tmp_path / "two") == {"answers/0.jsonl": "{}\n", "checkpoint-2/state.json": "second"}
-    one.clear()
+    one.finish()
+    forget_finished()
     assert minio.keys(name) == []
     make(tmp_path / "three", "newest").restore()
     assert not (tmp_path / "three").exists()
@@ -115,7 +116,9 @@ def test_a_folder_that_is_being_removed_is_no_new_state(tmp_path: Path, minio: S
     assert content(tmp_path / "two") == {f"checkpoint-1/{name}": name for name in ("state.json", "state.safetensors")}
 
 
-def test_work_that_fails_leaves_its_last_state_and_work_that_ends_leaves_nothing(tmp_path: Path, minio: Server) -> None:
+def test_work_keeps_its_last_state_until_its_outputs_are_safe(tmp_path: Path, minio: Server) -> None:
+    """A pod may be lost between the end of its work and that of the upload of what it made."""
+
     def task(folder: Path, fail: bool) -> str:
         with mirrored(folder, "work"):
             found = (folder / "state").read_text() if (folder / "state").exists() else "nothing"
@@ -126,10 +129,37 @@ def test_work_that_fails_leaves_its_last_state_and_work_that_ends_leaves_nothing
 
     with pytest.raises(ZeroDivisionError):
         task(tmp_path / "one", fail=True)
+    forget_finished()
     assert len(minio.keys("checkpoints/work")) == 2
     assert task(tmp_path / "two", fail=False) == "done so far"
+    assert task(tmp_path / "three", fail=False) == "done so far"
+    forget_finished()
     assert minio.keys("checkpoints/work") == []
-    assert task(tmp_path / "three", fail=False) == "nothing"
+    assert task(tmp_path / "four", fail=False) == "nothing"
+
+
+def test_finished_work_that_is_tried_again_is_not_forgotten_meanwhile(tmp_path: Path, minio: Server) -> None:
+    one = make(tmp_path / "one", "retried")
+    write(tmp_path / "one/a", "text")
+    one.update()
+    one.finish()
+    make(tmp_path / "two", "retried").restore()
+    forget_finished()
+    assert len(minio.keys("checkpoints/retried")) == 2
+
+
+def test_another_try_of_the_same_work_spoils_no_state(tmp_path: Path, minio: Server) -> None:
+    """Two runs of equal work: the first to end takes away what both had stored."""
+    one, two = make(tmp_path / "one", "shared"), make(tmp_path / "two", "shared")
+    for mirror, folder in ((one, "one"), (two, "two")):
+        write(tmp_path / folder / "a", "equal in both")
+        mirror.update()
+    one.finish()
+    forget_finished()
+    write(tmp_path / "two/b", "more")
+    two.update()
+    make(tmp_path / "three", "shared").restore()
+    assert content(tmp_path / "three") == {"a": "equal in both", "b": "more"}
 
 
 def test_the_state_is_stored_while_the_work_goes_on(tmp_path: Path, minio: Server) -> None:

@@ -21,15 +21,16 @@ from phasor.storage.store import DamagedError, Place, Store
 
 PERIOD_S = 2.0
 """Between two looks at the scratch folder."""
-_MANIFEST = "manifest.json"
+_MANIFEST, _FINISHED = "manifest.json", "finished"
 _SMALL = 1 << 23  # logs that grow are read at once, so that name and content agree; larger files are checkpoints and never change
 log = logging.getLogger(__name__)
 
 
 @contextmanager
 def mirrored(scratch: Path, name: str) -> Iterator[None]:
-    """Restore the scratch folder, keep its copy up to date meanwhile, and delete the copy on success.
+    """Restore the scratch folder, keep its copy up to date meanwhile, and mark the copy as finished on success.
 
+    The copy stays until `forget_finished`, because success is not yet safety: the pod may be lost before its outputs are stored.
     Does nothing where no place for checkpoints is set. A store that fails while the task works costs a warning only: the
     work itself is sound.
 
@@ -49,8 +50,23 @@ def mirrored(scratch: Path, name: str) -> Iterator[None]:
     mirror.restore()
     with _watching(mirror):
         yield
-    with _forgiven("clear"):
-        mirror.clear()
+    with _forgiven("finish"):
+        mirror.finish()
+
+
+def forget_finished() -> None:
+    """Delete the copies of work that is finished and whose outputs are stored; for the last task of a run."""
+    settings = store_settings()
+    if not settings.checkpoints:
+        return
+    store, base = Store(settings), Place.parse(settings.checkpoints)
+    with _forgiven("forget"):
+        names = store.names(base)
+        for name in sorted(name.removesuffix(f"/{_FINISHED}") for name in names if name.endswith(f"/{_FINISHED}")):
+            place = Place(base.bucket, base.key(name))
+            # The mark goes last: whoever is interrupted here comes back.
+            for part in (_MANIFEST, *sorted(store.names(place) - {_MANIFEST, _FINISHED}), _FINISHED):
+                store.remove(place, part)
 
 
 class _State(BaseModel):
@@ -64,6 +80,7 @@ class Mirror:
 
     def __init__(self, store: Store, place: Place, scratch: Path) -> None:
         self._store, self._place, self._scratch = store, place, scratch
+        self._manifest = b""
         self._stored: dict[str, str] = {}
         self._known: dict[str, tuple[tuple[int, int], str]] = {}
 
@@ -71,12 +88,12 @@ class Mirror:
         """Bring the last complete state, if there is one; a state that is damaged or incomplete counts as none."""
         aside = self._scratch.with_name(f".{self._scratch.name}.restored")
         shutil.rmtree(aside, ignore_errors=True)
-        try:
-            text = self._store.read(self._place, _MANIFEST)
-        except FileNotFoundError:
+        self._manifest = self._present()
+        if not self._manifest:
             return
+        self._store.remove(self._place, _FINISHED)
         try:
-            files = _State.model_validate_json(text).files
+            files = _State.model_validate_json(self._manifest).files
             for path, sha256 in files.items():
                 self._store.download(self._place, sha256, aside / path, sha256, "sha256")
         except (ValidationError, DamagedError, FileNotFoundError) as error:
@@ -93,24 +110,38 @@ class Mirror:
 
         A folder that only lost files changes nothing: it is being removed, because the work is done, and half of it is no state.
         """
-        there = set(self._stored.values())
         try:
-            found = {name: self._keep(path, name, there) for name, path in self._files()}
+            found = self._keep_all()
+            if found.items() <= self._stored.items():
+                return
+            if self._present() != self._manifest:
+                # Another try of the same work is under way or has ended: what was stored here may be gone.
+                self._stored, self._known = {}, {}
+                found = self._keep_all()
         except FileNotFoundError:
             return  # gone meanwhile: the next look sees what came instead
-        if found.items() <= self._stored.items():
-            return
-        self._store.write(self._place, _MANIFEST, _State(files=found).model_dump_json().encode())
-        for sha256 in there - set(found.values()):
+        manifest = _State(files=found).model_dump_json().encode()
+        self._store.write(self._place, _MANIFEST, manifest)
+        for sha256 in set(self._stored.values()) - set(found.values()):
             self._store.remove(self._place, sha256)
-        self._stored = found
+        self._stored, self._manifest = found, manifest
         log.info("mirror.stored files=%d", len(found))
 
-    def clear(self) -> None:
-        """Delete the copy, its manifest first."""
-        self._store.remove(self._place, _MANIFEST)
-        for name in self._store.names(self._place):
-            self._store.remove(self._place, name)
+    def finish(self) -> None:
+        """Mark the copy, if there is one, as no longer needed once the outputs of the work are stored."""
+        if self._manifest:
+            self._store.write(self._place, _FINISHED, b"")
+
+    def _present(self) -> bytes:
+        """The manifest in the store; empty if there is none."""
+        try:
+            return self._store.read(self._place, _MANIFEST)
+        except FileNotFoundError:
+            return b""
+
+    def _keep_all(self) -> dict[str, str]:
+        there = set(self._stored.values())
+        return {name: self._keep(path, name, there) for name, path in self._files()}
 
     def _files(self) -> list[tuple[str, Path]]:
         """Name and path of every file that is in place."""

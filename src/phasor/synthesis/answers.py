@@ -1,7 +1,8 @@
 """Finished answers on disk, so that an interrupted run, and one on changed documents, asks only for what is missing.
 
-Shards of JSON lines, appended and flushed answer by answer. The key is a hash of everything that decides an answer:
-conversation, model and parameters. A line cut off by a crash is ignored and asked for again.
+Files of JSON lines, appended and flushed answer by answer, of a few MiB each: whoever copies the folder meanwhile finds one that
+grows, and all others final. The key is a hash of everything that decides an answer: conversation, model and parameters. A line cut off
+by a crash is ignored and asked for again.
 """
 
 import json
@@ -11,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from phasor.artifacts import digest_json
+
+_FULL = 1 << 22
 
 
 @dataclass(frozen=True)
@@ -36,8 +39,11 @@ class AnswerStore:
         self._lock = threading.Lock()
         self._answers: dict[str, StoredAnswer] = {}
         folder.mkdir(parents=True, exist_ok=True)
-        for path in sorted(folder.glob("*.jsonl")):
+        found = sorted(folder.glob("*.jsonl"))
+        for path in found:
             self._load(path)
+        # Never one that is there: its last line may have been cut off.
+        self._number, self._size = len(found), 0
 
     def get(self, request: Any) -> StoredAnswer | None:
         """The stored answer to a request, if there is one."""
@@ -46,11 +52,14 @@ class AnswerStore:
     def put(self, request: Any, answer: StoredAnswer) -> None:
         """Keep an answer, on disk before this returns."""
         key = digest_json(request)
-        line = json.dumps({"key": key} | asdict(answer), ensure_ascii=True)
-        with self._lock, (self._folder / f"{key[0]}.jsonl").open("a", encoding="utf-8") as stream:
+        line = json.dumps({"key": key} | asdict(answer), ensure_ascii=True) + "\n"
+        with self._lock:
+            if self._size and self._size + len(line) > _FULL:
+                self._number, self._size = self._number + 1, 0
+            self._size += len(line)
+            with (self._folder / f"{self._number:06}.jsonl").open("a", encoding="utf-8") as stream:
+                stream.write(line)
             self._answers[key] = answer
-            # A line before this one may have been cut off; an empty line is harmless.
-            stream.write(f"\n{line}\n")
 
     def _load(self, path: Path) -> None:
         for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
