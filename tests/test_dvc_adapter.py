@@ -5,6 +5,7 @@ parameters that dvc.yaml names, so that DVC's decisions can be watched in second
 """
 
 import os
+import resource
 import signal
 import stat
 import subprocess
@@ -17,7 +18,7 @@ import yaml
 from tests.waiting import until
 
 from phasor.dvc_adapter import ancestors, dependants, predecessors, render, reproduce, run_dvc, side_by_side, stages, write_dvc_yaml
-from phasor.errors import PhasorError
+from phasor.errors import PhasorError, StorageError
 from phasor.phases import PHASES
 from phasor.recipe import load_recipe
 
@@ -138,6 +139,28 @@ def test_dvc_can_read_every_parameter_and_the_users_comments_stay(make_project: 
     once = path.read_text()
     write_dvc_yaml(recipe, path)
     assert path.read_text() == once
+
+
+def test_what_is_text_to_the_user_stays_text(make_project: MakeProject) -> None:
+    """A run of YAML 1.2 would drop the quotes, without which 1.1 reads a truth value or a number in base 60."""
+    recipe, path = make_project()
+    path.write_text(path.read_text().replace("name: ", 'name: "on" # ', 1))
+    before = path.read_text()
+    write_dvc_yaml(load_recipe(path), path)
+    assert path.read_text() != before, "it was written anew"
+    assert load_recipe(path).name == "on"
+
+
+def test_a_full_disk_leaves_the_users_recipe_as_it_was(make_project: MakeProject) -> None:
+    recipe, path = make_project()
+    before, limits = path.read_text(), resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100, limits[1]))
+    try:
+        with pytest.raises(StorageError, match="params.yaml cannot be written: .*Free space"):
+            write_dvc_yaml(recipe, path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert path.read_text() == before
 
 
 def test_only_params_yaml_can_be_rendered(make_project: MakeProject) -> None:

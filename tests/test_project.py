@@ -112,6 +112,12 @@ def test_other_recipes_can_start_a_project_and_keep_their_comments(name: str, tm
     assert list(recipe.tasks) == ["documents"] and recipe.synthesize.passages_of("documents") > 0
 
 
+def test_a_folder_may_be_called_what_yaml_takes_for_something_else(tmp_path: Path) -> None:
+    write_notes(tmp_path / "notes")
+    init_project(tmp_path / "on", tmp_path / "notes", "documents")
+    assert load_recipe(tmp_path / "on" / "params.yaml").name == "on"
+
+
 def test_a_relative_path_means_where_the_user_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_notes(tmp_path / "notes")
     monkeypatch.chdir(tmp_path)

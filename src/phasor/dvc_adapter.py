@@ -5,6 +5,7 @@ the recipe: DVC leaves the folder of a removed task on disk, and a dependency on
 """
 
 import contextlib
+import io
 import logging
 import multiprocessing
 import os
@@ -270,9 +271,10 @@ def _report(job: Job) -> str:
 
 
 def yaml_editor() -> YAML:
-    """Reads and writes YAML with the user's comments and order kept."""
+    """Reads and writes YAML with the user's comments, order and quotes kept."""
     editor = YAML()
     editor.width = 120
+    editor.preserve_quotes = True  # it writes YAML 1.2, and a recipe is read as YAML 1.1: "no" without its quotes would be false
     editor.representer.add_representer(type(None), lambda to, _: to.represent_scalar("tag:yaml.org,2002:null", "null"))
     return editor
 
@@ -291,5 +293,6 @@ def _complete(recipe: Recipe, path: Path) -> None:
                 node[last] = {} if isinstance(value, dict) else value
                 added = True
     if added:
-        with path.open("w", encoding="utf-8") as stream:
-            editor.dump(tree, stream)
+        stream = io.StringIO()
+        editor.dump(tree, stream)
+        write_text(stream.getvalue(), path)

@@ -16,7 +16,7 @@ from phasor.config.base import Role
 from phasor.errors import RecipeError
 from phasor.packaging.verification import verify_bundle
 from phasor.phases import Job, Paths, job_name, phase
-from phasor.pipeline.form import read_form
+from phasor.pipeline.form import check_form, read_form
 from phasor.pipeline.launch import launch, told
 from phasor.pipeline.plan import Slice, make_plan
 from phasor.pipeline.result import make_result, publish_result
@@ -60,6 +60,7 @@ def run_fetch(
                 f"code_rev: this image holds the code {own}, the run asks for {code_rev}. Name an image built from it, or "
                 "leave code_rev empty (`phasor pipeline submit --any-code`) to run the image's."
             )
+        check_form(overrides, data_rev)
         form = read_form(recipe, overrides, roles)
         plan = make_plan(form, data_rev, code_digest)
         reach(store_settings())

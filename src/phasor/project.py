@@ -7,6 +7,8 @@ from importlib import resources
 from importlib.resources.abc import Traversable
 from pathlib import Path
 
+from ruamel.yaml.scalarstring import DoubleQuotedScalarString
+
 from phasor.artifacts import write_text
 from phasor.dvc_adapter import PARAMS, run_dvc, write_dvc_yaml, yaml_editor
 from phasor.errors import DataError, PhasorError, RecipeError
@@ -81,7 +83,7 @@ def _adapt(text: str, name: str, source: dict[str, str]) -> str:
     """The recipe with another name and one task of its own, its comments kept."""
     editor = yaml_editor()
     tree = editor.load(text)
-    tree["name"] = name
+    tree["name"] = DoubleQuotedScalarString(name)  # a folder may be called `on`
     tree["tasks"] = {"documents": {"instruction": _INSTRUCTION, "sources": [source]}}
     if isinstance(numbers := tree.get("synthesize", {}).get("passages_per_task"), dict):
         tree["synthesize"]["passages_per_task"] = max(numbers.values())

@@ -156,6 +156,15 @@ def _restore_tags(value: Any, tree: Any) -> None:
             _restore_tags(child, subtree)
 
 
+def narrowed(tree: Mapping[str, Any], task: str | None) -> dict[str, Any]:
+    """A recipe's tree for a phase of one task: of numbers per task only its own, as the others say nothing about it."""
+    synthesize = tree.get("synthesize", {})
+    if not isinstance(numbers := synthesize.get("passages_per_task"), Mapping):
+        return dict(tree)
+    own = {name: number for name, number in numbers.items() if name == task}
+    return {**tree, "synthesize": {**synthesize, "passages_per_task": own}}
+
+
 def _apply(tree: dict[str, Any], override: str) -> None:
     key, sign, value = override.partition("=")
     if not sign or not all(key.split(".")):

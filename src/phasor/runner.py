@@ -26,7 +26,7 @@ from phasor.code_rev import code_digest
 from phasor.config.base import Role
 from phasor.errors import ArtifactError, OutOfMemory, PhasorError, StorageError, first_line
 from phasor.phases import Job, Paths, Phase, phase
-from phasor.recipe import Recipe
+from phasor.recipe import Recipe, narrowed
 from phasor.settings import settings
 
 _REFUSED = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES)
@@ -145,6 +145,8 @@ def _finish(job: Job, chosen: Phase, report: Report, inputs: Paths, aside: Paths
 def config_of(job: Job, chosen: Phase) -> dict[str, Any]:
     """The recipe values that the phase depends on, by dotted key, defaults included."""
     tree = job.recipe.model_dump(mode="json")
+    if chosen.scope == "task":
+        tree = narrowed(tree, job.task)
     config = {}
     for template in chosen.params:
         key = template.format(role=job.role, task=job.task)

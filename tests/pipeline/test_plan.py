@@ -5,12 +5,13 @@ from pathlib import Path
 
 import pytest
 
-from phasor.dvc_adapter import stages
+from phasor.dvc_adapter import own_files, stages
 from phasor.errors import DataError, PhasorError, RecipeError
 from phasor.phases import Job, jobs
 from phasor.pipeline.form import read_form
 from phasor.pipeline.plan import Plan, Slice, choose_roles, make_plan, settings_keys
-from phasor.recipe import Recipe, load_recipe
+from phasor.project import recipe_names, recipe_text
+from phasor.recipe import Recipe, load_recipe, parse_recipe
 from phasor.runner import config_of
 
 from ..conftest import MakeProject
@@ -41,8 +42,9 @@ def changed(recipe: Recipe, path: Path, *overrides: str, files: dict[str, str] =
 ROLES = [f"{phase}_{role}" for phase in ("warmup", "merge", "enhance", "evaluate") for role in ("embed", "rerank")]
 
 
-def test_every_phase_gets_the_settings_that_it_would_get_on_the_command_line(make_project: MakeProject) -> None:
-    recipe, _ = make_project()
+@pytest.mark.parametrize("overrides", [(), ("synthesize.passages_per_task={code: 5}",)])
+def test_every_phase_gets_the_settings_that_it_would_get_on_the_command_line(overrides: tuple[str, ...], make_project: MakeProject) -> None:
+    recipe = load_recipe(make_project()[1], overrides)
     plan = make_plan(recipe, FILES, code_of)
     for phase, job in jobs(recipe):
         name = f"{phase.name}_{job.role}" if job.role else phase.name
@@ -51,6 +53,8 @@ def test_every_phase_gets_the_settings_that_it_would_get_on_the_command_line(mak
         there = Job(part.load(), phase.name, job.role, part.task)
         assert part.task == job.task and part.code_rev == CODE
         assert config_of(there, phase) == config_of(job, phase)
+        if phase.name == "synthesize":
+            assert part.load().synthesize.passages_of(str(job.task)) == recipe.synthesize.passages_of(str(job.task))
     assert Slice.parse(plan.slices["package"]).load() == recipe
 
 
@@ -88,6 +92,25 @@ def test_a_setting_of_one_task_leaves_the_other_branch_alone(make_project: MakeP
     data = {f"{phase} code" for phase in ("collect", "synthesize", "filter", "mine")}
     train = {f"train_{role} {task}" for role in ("embed", "rerank") for task in ("basic", "code")}
     assert found == data | train | {*ROLES, "package"}
+
+
+def test_a_number_of_one_task_leaves_the_other_branch_alone(make_project: MakeProject) -> None:
+    _, path = make_project()
+    numbers = "synthesize: {passages_per_task: {basic: 7, code: %s}}\n"
+    text = "".join(line for line in path.read_text().splitlines(keepends=True) if not line.startswith("synthesize"))
+    path.write_text(text + numbers % 5)
+    found = changed(load_recipe(path), path, "synthesize.passages_per_task={basic: 7, code: 6}")
+    assert {name for name in found if name.endswith(" basic")} == {"train_embed basic", "train_rerank basic"}
+    assert {"synthesize code", "filter code", "mine code"} <= found
+
+
+@pytest.mark.parametrize("name", recipe_names())
+def test_every_branch_of_a_recipe_of_ours_can_read_what_it_is_told(name: str) -> None:
+    recipe = parse_recipe(recipe_text(name))
+    tracked = {path: "0" * 32 for phase, job in jobs(recipe) for path in own_files(phase, job)}
+    for text in told(make_plan(recipe, tracked, code_of)).values():
+        if text:
+            Slice.parse(text).load()
 
 
 def test_other_code_changes_everything(make_project: MakeProject) -> None:

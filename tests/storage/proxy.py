@@ -12,7 +12,11 @@ from typing import Any
 from urllib.parse import urlsplit
 
 Fault = str | int
-"""`cut` (closed in mid-body), `short` (fewer bytes, as if they were all), `flipped` (one byte differs), `hang`, `refuse`, or a status."""
+"""`cut` (closed in mid-body), `short` (fewer bytes), `flipped` (one byte differs), `hang`, `refuse`, `busy`, or a status."""
+BUSY = (  # what MinIO says while too few of its servers are up
+    b'<?xml version="1.0"?><Error><Code>SlowDownRead</Code><Message>unreadable</Message><Resource>/x</Resource>'
+    b"<RequestId>1</RequestId><HostId>1</HostId></Error>"
+)
 FULL = (
     b'<?xml version="1.0"?><Error><Code>XMinioStorageFull</Code><Message>Storage backend has reached its minimum free drive threshold.'
     b"</Message><Resource>/x</Resource><RequestId>1</RequestId><HostId>1</HostId></Error>"
@@ -48,6 +52,9 @@ class Proxy:
             return
         if fault == 507:
             self._send(handler, 507, {"content-type": "application/xml"}, FULL)
+            return
+        if fault == "busy":
+            self._send(handler, 503, {"content-type": "application/xml"}, BUSY)
             return
         if isinstance(fault, int):
             self._send(handler, fault, {"content-type": "text/plain"}, b"scripted")

@@ -52,7 +52,7 @@ def test_an_object_comes_back_as_it_was_put(minio: Server, tmp_path: Path) -> No
         one.read(PLACE, "a/b")
 
 
-@pytest.mark.parametrize("fault", ["cut", "short", "flipped", "refuse", 503, 500])
+@pytest.mark.parametrize("fault", ["cut", "short", "flipped", "refuse", "busy", 503, 500])
 def test_what_passes_is_tried_again(fault: Fault, faulty: Proxy, tmp_path: Path) -> None:
     faulty.fault = lambda method, path, number: fault if number < 2 else None
     store(faulty.endpoint).download(PLACE, "big", tmp_path / "big", MD5)

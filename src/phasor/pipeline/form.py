@@ -1,6 +1,7 @@
 """The recipe that a run's form names: a recipe of the package, YAML text, or an object in the store."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from phasor.errors import RecipeError
 from phasor.pipeline.plan import choose_roles
@@ -23,6 +24,16 @@ def read_form(recipe: str, overrides: Sequence[str], roles: Sequence[str]) -> Re
         StorageError: the object cannot be read.
     """
     return choose_roles(parse_recipe(_text(recipe), overrides, origin="recipe"), roles)
+
+
+def check_form(overrides: Sequence[Any], data_rev: Mapping[str, Any]) -> None:
+    """The form takes any JSON for a list or a mapping. Raises RecipeError for values that are no text."""
+    for override in overrides:
+        if not isinstance(override, str):
+            raise RecipeError(f'overrides: {override!r} is no text. Write a list such as ["merge.search_steps=50"].')
+    for path, digest in data_rev.items():
+        if not isinstance(digest, str):
+            raise RecipeError(f"data_rev: {path!r} has {digest!r}, which is no digest. Paste what `phasor data rev` prints.")
 
 
 def _text(recipe: str) -> str:

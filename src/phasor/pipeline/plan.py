@@ -18,7 +18,7 @@ from phasor.config.base import Role
 from phasor.dvc_adapter import own_files
 from phasor.errors import DataError, RecipeError
 from phasor.phases import PHASES, Job, Phase, jobs
-from phasor.recipe import Recipe, dump_recipe, parse_recipe
+from phasor.recipe import Recipe, dump_recipe, narrowed, parse_recipe
 
 
 class Slice(BaseModel):
@@ -114,7 +114,8 @@ def _slice(phase: Phase, job: Job, keys: frozenset[str], tree: dict[str, Any], t
         return Slice(code_rev=code_rev, recipe=tree, files=files)  # the bundle holds the whole recipe
     wanted = {f"tasks.{job.task}"} if phase.scope == "task" else {"tasks"}
     wanted |= {key for key in keys if not key.startswith("tasks.")}
-    return Slice(code_rev=code_rev, recipe=_pick(tree, sorted(wanted)), files=files, task=job.task)
+    own = narrowed(tree, job.task) if phase.scope == "task" else tree
+    return Slice(code_rev=code_rev, recipe=_pick(own, sorted(wanted)), files=files, task=job.task)
 
 
 def settings_keys(recipe: Recipe) -> dict[str, frozenset[str]]:

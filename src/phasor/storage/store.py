@@ -26,7 +26,8 @@ MAX_TRIES = 5
 PATIENCE_S = 30.0
 """For a connection and for each piece of an answer."""
 _PIECE = 1 << 20
-_BUSY = ("SlowDown", "InternalError", "ServiceUnavailable", "RequestTimeout", "XMinioServerNotInitialized", "ServerBusy")
+_PASSING = (429, 500, 502, 503, 504)  # by status: stores have many codes of their own for being busy
+_SLOW = "RequestTimeout"  # of the client, says the store, with a status of a wrong request
 _ABSENT = ("NoSuchKey", "NoSuchObject")
 _HINTS = {
     "AccessDenied": "These credentials may not do that; check them and the bucket's policy.",
@@ -219,7 +220,7 @@ def _rewound(stream: Any) -> Any:
 
 def _may_pass(error: BaseException) -> bool:
     if isinstance(error, S3Error):
-        return error.code in _BUSY
+        return error.code == _SLOW or error.response.status in _PASSING
     if isinstance(error, HTTPError):
         return "CERTIFICATE_VERIFY_FAILED" not in str(error)
     return isinstance(error, ServerError | InvalidResponseError | DamagedError)
