@@ -51,7 +51,7 @@ class Storage(Config):
     endpoint: str = Field(description="For example http://minio:9000.")
     region: str = Field("us-east-1", description="S3 wants one, MinIO too.")
     remote: str = Field("s3://phasor/dvc", description="DVC remote with the data.")
-    checkpoints: str = Field("s3://phasor/checkpoints", description="For what an interrupted task has done; emptied of finished work by the last task of a run.")
+    checkpoints: str = Field("s3://phasor/checkpoints", description="For what tasks have done; a run ends by emptying it.")
     results: str = Field("s3://phasor/results", description="For what runs came to: bundle and verdict, read by who promotes.")
     secret: str = Field(description="Name of the secret with the keys accesskey and secretkey; mounted, never in the environment.")
     ca_config_map: str = Field("", description="Name of a ConfigMap with ca.crt, for a store with its own certificates.")
