@@ -1,5 +1,6 @@
 """A bundle, its embedder as trained, and a way to build indexes of it."""
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ from tests.serving import world
 
 from phasor.config.indexing import IndexConfig
 from phasor.indexing.build import build_index
-from phasor.indexing.layout import IndexInfo
+from phasor.indexing.layout import IndexInfo, Pointer, publish_version, read_info, read_pointer, version_folder
 from phasor.models.embedder import Embedder
 from phasor.models.loading import load_model
 from phasor.serving.bundle import Bundle, open_bundle
@@ -38,3 +39,11 @@ def build(bundle: Bundle, tmp_path: Path) -> Build:
         return build_index(bundle, source, tmp_path / "index", IndexConfig.model_validate(settings))
 
     return make
+
+
+def changed(root: Path, **fields: Any) -> Pointer:
+    """A version like the one of an index, with other fields in its index.json, as someone else may write it; pointed to."""
+    pointer = read_pointer(root)
+    folder = version_folder(root, pointer)
+    info = read_info(folder, pointer.sha256)
+    return publish_version(root, Path(shutil.copytree(folder, root / ".changed")), info.model_copy(update=fields))

@@ -1,11 +1,18 @@
 """FAISS types and Qdrant in its in-process mode: recall against exact search, and filters that hold."""
 
+import contextlib
+import pickle
+import sqlite3
+import threading
 from collections.abc import Callable
+from email.message import Message
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import pytest
-from tests.indexing.conftest import Build
+from tests.indexing.conftest import Build, changed
 from tests.serving import world
 
 from phasor.config.indexing import FaissKind, IndexConfig
@@ -171,11 +178,12 @@ def test_an_index_of_other_size_is_refused(vectors: np.ndarray, documents: Docum
 
 def test_qdrant_in_process_is_built_opened_and_updated(build: Build, bundle: Bundle, tmp_path: Path) -> None:
     url, root = str(tmp_path / "qdrant"), tmp_path / "index"
-    info = build(store={"kind": "qdrant", "url": url})
+    config = IndexConfig.model_validate({"store": {"kind": "qdrant", "url": url}})
+    info = build(store=config.store)
     assert (info.store.kind, info.recall_at_10) == ("qdrant", 1.0) and "index.faiss" not in info.files
     for name in ("d1", "d2", "d3"):
-        info = update_index(bundle, root, None, [name], IndexConfig())
-    index = open_index(root, read_pointer(root), bundle)
+        info = update_index(bundle, root, None, [name], config)
+    index = open_index(root, read_pointer(root), bundle, url)
     found = index.search(np.load(root / "versions" / index.version / "vectors.npy")[4], 3, {"language": ["de", "en"]})
     assert index.info.count == 57 and found.rows[0] == 4 and index[4].passage.id == world.rows()[7]["id"]
     index.backend.close()
@@ -195,7 +203,7 @@ def test_a_build_leaves_what_is_served_as_it_is(build: Build, bundle: Bundle, tm
     assert len(collections(store["url"])) == 2  # what failed left nothing behind
     build(store=store, dims=16)
     for place, pointer, dims in ((root, served, 32), (root, read_pointer(root), 16), (second, read_pointer(second), 16)):
-        index = open_index(place, pointer, bundle)
+        index = open_index(place, pointer, bundle, store["url"])
         assert (index.info.dims, index.info.count) == (dims, 60)
         index.backend.close()
 
@@ -209,6 +217,84 @@ def collections(url: str) -> set[str]:
 
 def refuse(*_: object) -> float:
     raise StorageError("as if")
+
+
+class Touch:
+    """Makes a file when it is unpickled."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[object, tuple[Path]]:
+        return Path.touch, (self.path,)
+
+
+def test_an_index_names_no_folder_of_qdrant(build: Build, bundle: Bundle, tmp_path: Path) -> None:
+    """Its client would unpickle what lies there."""
+    root, folder, touched = tmp_path / "index", tmp_path / "qdrant", tmp_path / "touched"
+    build(store={"kind": "qdrant", "url": str(folder)})
+    [name] = collections(str(folder))
+    with contextlib.closing(sqlite3.connect(folder / "collection" / name / "storage.sqlite")) as rows:
+        rows.execute("insert into points values (?, ?)", ("x", pickle.dumps(Touch(touched))))
+        rows.commit()
+    with pytest.raises(ArtifactError, match="a folder is only opened that you name yourself: set search.qdrant_url"):
+        open_index(root, read_pointer(root), bundle)
+    with pytest.raises(ArtifactError, match="or store={kind: qdrant, url: ...} for `phasor index update`"):
+        update_index(bundle, root, None, ["d1"], IndexConfig())
+    build(dims=16)
+    build()  # the version in Qdrant goes, and its collection is left: another place
+    assert (folder / "collection" / name).is_dir() and not touched.exists()
+
+
+def test_an_index_names_no_collection_outside_of_its_folder(build: Build, bundle: Bundle, tmp_path: Path) -> None:
+    url = str(tmp_path / "qdrant")
+    info = build(store={"kind": "qdrant", "url": url})
+    pointer = changed(tmp_path / "index", store=info.store.model_copy(update={"collection": "../../victim"}))
+    with pytest.raises(ArtifactError, match="store.collection: String should match pattern"):
+        open_index(tmp_path / "index", pointer, bundle, url)
+
+
+class Listening(BaseHTTPRequestHandler):
+    """Answers nothing of use, and keeps the heads of requests."""
+
+    heads: ClassVar[list[Message]] = []
+
+    def parse_request(self) -> bool:
+        understood = super().parse_request()
+        self.heads.append(self.headers)
+        return understood
+
+    def log_message(self, *_: object) -> None:
+        """Nothing."""
+
+
+def test_the_key_goes_only_to_a_server_that_the_operator_named(
+    build: Build, bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = tmp_path / "index"
+    build()
+    with ThreadingHTTPServer(("127.0.0.1", 0), Listening) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        url = f"http://127.0.0.1:{server.server_port}"
+        pointer = changed(root, store=Stored(kind="qdrant", url=url, collection="c"))
+        with pytest.raises(StorageError):  # without a key it may say where the server is
+            open_index(root, pointer, bundle)
+        assert Listening.heads and not any("api-key" in head for head in Listening.heads)
+        Listening.heads.clear()
+        monkeypatch.setenv("QDRANT_API_KEY", "the key")
+        with pytest.raises(ArtifactError, match=f"names '{url}' as its Qdrant, but QDRANT_API_KEY is only sent to a server that you name"):
+            open_index(root, pointer, bundle)
+        with pytest.raises(ArtifactError, match="QDRANT_API_KEY is only sent to a server that you name"):
+            update_index(bundle, root, None, ["d1"], IndexConfig())
+        assert not Listening.heads
+        with pytest.raises(StorageError), pytest.warns(UserWarning, match="insecure connection"):
+            open_index(root, pointer, bundle, url)
+        assert {head["api-key"] for head in Listening.heads} == {"the key"}
+        Listening.heads.clear()
+        build(dims=16)
+        build()
+        assert not Listening.heads  # the version is gone, its collection is the operator's to delete
+        server.shutdown()
 
 
 def test_a_qdrant_server_that_is_not_there_is_one_message(documents: Documents, vectors: np.ndarray) -> None:

@@ -196,9 +196,9 @@ def test_an_update_says_no_to_other_dimensions_and_moves_where_it_is_told(build:
         update_index(bundle, root, None, ["d1"], IndexConfig(dims=32))
     moved = IndexConfig.model_validate({"dims": 16, "store": {"kind": "qdrant", "url": str(tmp_path / "qdrant")}})
     assert update_index(bundle, root, None, ["d1"], moved).store.url == str(tmp_path / "qdrant")
-    assert update_index(bundle, root, None, ["d2"], IndexConfig()).store.url == str(tmp_path / "qdrant")
-    info = update_index(bundle, root, None, ["d3"], IndexConfig.model_validate({"store": {"type": "hnsw"}}))
-    assert (info.store.kind, info.store.type, info.count) == ("faiss", "hnsw", 57)
+    info = update_index(bundle, root, None, ["d2"], IndexConfig.model_validate({"store": {"type": "hnsw"}}))
+    assert (info.store.kind, info.store.type, info.count) == ("faiss", "hnsw", 58)
+    assert update_index(bundle, root, None, ["d3"], IndexConfig()).store.type == "hnsw"
 
 
 def test_an_id_that_comes_again_is_seen_however_late(build: Build, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

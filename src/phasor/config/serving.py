@@ -62,7 +62,7 @@ class SearchConfig(Config):
     k: int = Field(10, ge=1, description="Passages in an answer.")
     rerank_depth: int = Field(50, ge=1, description="Passages of the first stage that the reranker reads.")
     poll_s: float = Field(10.0, gt=0, description="How often the index's pointer is looked at.")
-    qdrant_url: str | None = Field(None, description="Where the Qdrant server is, if not where the index was built.")
+    qdrant_url: str | None = Field(None, description="Where the Qdrant server is; none: where the index says. Needed if it asks for a key.")
     cache: Path | None = Field(None, description="Folder for an index from an object store; none: a temporary one.")
 
 

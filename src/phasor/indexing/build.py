@@ -36,7 +36,7 @@ from phasor.indexing.layout import (
     read_pointer,
     version_folder,
 )
-from phasor.indexing.qdrant_backend import QdrantBackend, connect, drop_collection, fill_collection
+from phasor.indexing.qdrant_backend import QdrantBackend, connect, drop_collection, fill_collection, named_by
 from phasor.indexing.reading import count_documents, read_documents, row_check
 from phasor.indexing.recall import recall_at_10
 from phasor.packaging.golden import decode_vector, encode_vector, read_golden
@@ -78,7 +78,7 @@ def update_index(bundle: Bundle, root: Path, add: Path | None, delete: Sequence[
         root: the index folder.
         add: as `source` of `build_index`.
         delete: ids; each must be in the index.
-        config: how to read and embed; the vectors stay where and what they are, unless it names another store.
+        config: how to read and embed; the vectors stay where and what they are, unless it names a store.
 
     Raises:
         PhasorError: another bundle or vector size, an unknown id, or a source that cannot be used.
@@ -137,7 +137,7 @@ def _finish(bundle: Bundle, root: Path, shards: Shards, dims: int, config: Index
         undo.pop_all()
     shards.remove()
     drop_old_versions(root)
-    _drop_collections(before, _versions(root))
+    _drop_collections(config, before, _versions(root))
     log.info("index.done version=%s passages=%d recall=%.4f", pointer.version, info.count, info.recall_at_10)
     return info
 
@@ -190,7 +190,7 @@ def _store(
 
 def _same_store(info: IndexInfo) -> FaissConfig | QdrantConfig:
     if info.store.kind == "qdrant":
-        return QdrantConfig(url=info.store.url)
+        return QdrantConfig(url=named_by(info.store))
     chosen = info.store.type == choose_type(info.count)
     return FaissConfig.model_validate({"type": "auto" if chosen else info.store.type})
 
@@ -208,8 +208,12 @@ def _readable(paths: Iterable[Path]) -> Iterator[IndexInfo]:
             continue
 
 
-def _drop_collections(before: Sequence[IndexInfo], after: Sequence[IndexInfo]) -> None:
-    """Delete the collections of versions that are gone."""
+def _drop_collections(config: IndexConfig, before: Sequence[IndexInfo], after: Sequence[IndexInfo]) -> None:
+    """Delete the collections of versions that are gone, where the new one went; an index may name any other place, too."""
     for store in {info.store.collection: info.store for info in before if info.store.kind == "qdrant"}.values():
-        if store.collection not in {info.store.collection for info in after}:
+        if store.collection in {info.store.collection for info in after}:
+            continue
+        if isinstance(config.store, QdrantConfig) and config.store.url == store.url:
             drop_collection(store.url, store.collection)
+        else:
+            log.warning("index.collection_left url=%s collection=%s: another place. Delete it by hand.", store.url, store.collection)

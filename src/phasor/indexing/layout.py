@@ -50,7 +50,7 @@ class Stored(Record):
     nprobe: int = Field(0, description="faiss: lists that are looked into.")
     k_factor: int = Field(0, description="faiss: candidates that are scored again, as a multiple of those wanted.")
     url: str = Field("", description="qdrant: the server at the time of building.")
-    collection: str = Field("", description="qdrant.")
+    collection: str = Field("", pattern=r"^[A-Za-z0-9_-]*$", description="qdrant.")
 
 
 class IndexInfo(Record):

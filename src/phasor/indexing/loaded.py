@@ -9,7 +9,7 @@ from phasor.indexing.build import check_model
 from phasor.indexing.documents import Document, Documents
 from phasor.indexing.faiss_backend import FaissBackend
 from phasor.indexing.layout import DOCUMENTS, FAISS, SERVED, IndexInfo, Pointer, check_files, read_info, version_folder
-from phasor.indexing.qdrant_backend import QdrantBackend, connect
+from phasor.indexing.qdrant_backend import QdrantBackend, connect, named_by
 from phasor.packaging.golden import decode_vector
 from phasor.serving.bundle import Bundle
 
@@ -44,7 +44,7 @@ def open_index(root: Path, pointer: Pointer, bundle: Bundle, qdrant_url: str | N
         root: the index folder.
         pointer: which version.
         bundle: that will search it.
-        qdrant_url: where its collection is now, if not where it was built.
+        qdrant_url: where its collection is; None: where the index says, if that is a server without a key.
 
     Raises:
         PhasorError: a file is missing or changed, another embedder made it, or it does not find its own passages.
@@ -56,7 +56,7 @@ def open_index(root: Path, pointer: Pointer, bundle: Bundle, qdrant_url: str | N
     documents = Documents(folder / DOCUMENTS)
     backend: VectorBackend
     if info.store.kind == "qdrant":
-        backend = QdrantBackend(connect(qdrant_url or info.store.url), info.store.collection, documents)
+        backend = QdrantBackend(connect(qdrant_url or named_by(info.store)), info.store.collection, documents)
     else:
         backend = FaissBackend(folder / FAISS, info.store, documents, info.dims)
     for query in info.self_queries:

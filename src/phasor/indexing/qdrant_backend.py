@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from qdrant_client import QdrantClient, models
 from qdrant_client.http.exceptions import ApiException
 
-from phasor.errors import StorageError, first_line
+from phasor.errors import ArtifactError, StorageError, first_line
 from phasor.indexing.backend import Filters, Found, Vector
 from phasor.indexing.documents import COLUMNS, META, Documents
 from phasor.indexing.layout import Stored
@@ -23,14 +23,30 @@ from phasor.settings import settings
 log = logging.getLogger(__name__)
 
 _CHUNK = 512
+_SERVERS = ("http://", "https://")
 _FAULTS = (ApiException, httpx.HTTPError, OSError, ValueError)
 
 
 def connect(url: str) -> QdrantClient:
-    """A client of a server, or Qdrant inside this process for a folder or `:memory:`."""
-    if url.startswith(("http://", "https://")):
+    """A client of a server, or Qdrant inside this process for a folder or `:memory:`; a URL that the caller chose, or `named_by`."""
+    if url.startswith(_SERVERS):
         return QdrantClient(url=url, api_key=settings().qdrant_api_key or None, check_compatibility=False)
     return QdrantClient(location=url) if url == ":memory:" else QdrantClient(path=url)
+
+
+def named_by(stored: Stored) -> str:
+    """The URL that an index itself names: a server that needs no key, for an index may come from anywhere.
+
+    Raises:
+        ArtifactError: it is a folder, of which the client unpickles the rows, or there is a key, which would be sent to that URL.
+    """
+    if stored.url.startswith(_SERVERS) and not settings().qdrant_api_key:
+        return stored.url
+    reason = "QDRANT_API_KEY is only sent to a server" if stored.url.startswith(_SERVERS) else "a folder is only opened"
+    raise ArtifactError(
+        f"the index names {stored.url!r} as its Qdrant, but {reason} that you name yourself: set search.qdrant_url for `phasor serve`, "
+        "or store={kind: qdrant, url: ...} for `phasor index update`."
+    )
 
 
 def fill_collection(client: QdrantClient, url: str, name: str, vectors_ND: NDArray[np.float32], documents: Documents) -> Stored:
@@ -41,7 +57,7 @@ def fill_collection(client: QdrantClient, url: str, name: str, vectors_ND: NDArr
     """
     try:
         client.create_collection(name, vectors_config=models.VectorParams(size=vectors_ND.shape[1], distance=models.Distance.DOT))
-        for field in documents.fields if url.startswith("http") else []:  # in-process Qdrant has no such indexes, and warns
+        for field in documents.fields if url.startswith(_SERVERS) else []:  # in-process Qdrant has no such indexes, and warns
             client.create_payload_index(name, field, models.PayloadSchemaType.KEYWORD)
         for start in range(0, len(documents), _CHUNK):
             client.upsert(name, _points(vectors_ND[start : start + _CHUNK], documents, start), wait=True)
