@@ -9,12 +9,14 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 from unittest.mock import Mock
 
+import numpy as np
 import pytest
 from minio import Minio
 from moto.server import ThreadedMotoServer
-from tests.indexing.conftest import Build
+from tests.indexing.conftest import Build, changed
 from tests.packaging.conftest import seal
 from tests.serving import world
 from tests.waiting import until
@@ -23,9 +25,10 @@ from phasor.artifacts import sha256_file, write_text
 from phasor.config.indexing import IndexConfig
 from phasor.errors import ArtifactError, PhasorError, StorageError
 from phasor.indexing.build import update_index
-from phasor.indexing.layout import Pointer, read_pointer
+from phasor.indexing.layout import Pointer, SelfQuery, read_pointer
 from phasor.indexing.loaded import LoadedIndex, open_index
 from phasor.indexing.watch import IndexSource, watch_index
+from phasor.packaging.golden import encode_vector
 from phasor.serving.bundle import Bundle, open_bundle
 from phasor.serving.fetch import fetch_bundle
 
@@ -147,9 +150,9 @@ class Counted(IndexSource):
         self.looks += 1
         return super().latest()
 
-    def bring(self, pointer: Pointer) -> None:
+    def bring(self, pointer: Pointer, bundle: Bundle) -> None:
         self.tries += 1
-        super().bring(pointer)
+        super().bring(pointer, bundle)
 
 
 def test_a_refused_version_is_tried_ever_more_rarely_until_it_is_mended(build: Build, bundle: Bundle, tmp_path: Path) -> None:
@@ -170,7 +173,69 @@ def test_a_refused_version_is_tried_ever_more_rarely_until_it_is_mended(build: B
         watching.stop()
 
 
-@pytest.mark.parametrize("fault", [RuntimeError("no memory"), MemoryError("no memory"), KeyError("defect")], ids=repr)
+@pytest.mark.parametrize(("fields", "words"), [
+    ({"store": {"type": "ivf_sq8"}}, "index.faiss holds IndexFlatIP, not 'ivf_sq8' as index.json says. Build the index again"),
+    ({"store": {"type": "other"}}, "not 'other' as index.json says"),
+    ({"self_queries": [SelfQuery(row=0, vector=encode_vector(np.ones(3, np.float32)))]}, "has a self query of 3 numbers, expected 32"),
+    ({"self_queries": [SelfQuery(row=0, vector="no base 64")]}, "the index cannot be read: "),
+    ({"dims": 31}, "it has 31 dimensions, which this bundle never gives"),
+])
+def test_a_version_that_belies_itself_is_refused_and_the_last_one_stays(
+    build: Build, bundle: Bundle, tmp_path: Path, fields: dict[str, Any], words: str
+) -> None:
+    info, root = build(), tmp_path / "index"
+    watching = Watching(IndexSource(str(root), None), bundle)
+    try:
+        watching.until(1, 0)
+        changed(root, **fields | ({"store": info.store.model_copy(update=fields["store"])} if "store" in fields else {}))
+        watching.until(1, 1)
+        assert words in watching.refused[0]
+        build(dims=16)
+        watching.until(2, 1)
+    finally:
+        watching.stop()
+
+
+class Room(IndexSource):
+    """Remembers which versions had copies after each fetch."""
+
+    def __init__(self, location: str, cache: Path) -> None:
+        super().__init__(location, cache)
+        self.seen: list[dict[str, int]] = []
+
+    def bring(self, pointer: Pointer, bundle: Bundle) -> None:
+        try:
+            super().bring(pointer, bundle)
+        finally:
+            self.seen.append({folder.name: len(list(folder.iterdir())) for folder in (self.root / "versions").iterdir()})
+
+
+def test_copies_of_two_versions_at_most_need_room(build: Build, bundle: Bundle, tmp_path: Path, s3: Minio) -> None:
+    build()
+    root, names = tmp_path / "index", [read_pointer(tmp_path / "index").version]
+    upload(s3, root, "room")
+    source = Room("s3://models/room", tmp_path / "cache")
+    watching = Watching(source, bundle)
+    try:
+        watching.until(1, 0)
+        for number in (1, 2):
+            update_index(bundle, root, None, [f"d{number}"], IndexConfig())
+            upload(s3, root, "room")
+            watching.until(1 + number, 0)
+            names.append(read_pointer(root).version)
+        assert [set(seen) for seen in source.seen] == [set(names[:1]), set(names[:2]), set(names[1:])]
+        for refused, model in enumerate(("0" * 64, "1" * 64), 1):
+            pointer = changed(root, model=model)
+            upload(s3, root, "room")
+            watching.until(3, refused)
+            assert source.seen[-1] == {names[-1]: 3, pointer.version: 1}  # nothing but index.json was fetched
+    finally:
+        watching.stop()
+
+
+@pytest.mark.parametrize("fault", [
+    RuntimeError("no memory"), MemoryError("no memory"), KeyError("defect"), AssertionError("defect"),
+], ids=repr)
 def test_whatever_goes_wrong_with_a_version_watching_goes_on(
     build: Build, bundle: Bundle, tmp_path: Path, fault: Exception, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -192,10 +257,10 @@ def test_a_damaged_copy_is_fetched_again(build: Build, bundle: Bundle, tmp_path:
     upload(s3, tmp_path / "index", "again")
     source = IndexSource("s3://models/again", tmp_path / "cache")
     pointer = source.latest()
-    source.bring(pointer)
+    source.bring(pointer, bundle)
     for name in ("index.json", "documents.arrow"):
         (tmp_path / "cache" / "versions" / pointer.version / name).write_bytes(b"damaged")
-    source.bring(pointer)
+    source.bring(pointer, bundle)
     assert open_index(source.root, pointer, bundle).info.count == 60
 
 

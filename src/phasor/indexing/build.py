@@ -123,6 +123,8 @@ def check_model(info: IndexInfo, bundle: Bundle) -> None:
             f"the index was made with another embedder ({info.model[:12]}, this bundle's is {bundle.model[:12]}). "
             "Build it again with `phasor index build` and this bundle, or serve the bundle that it was made with."
         )
+    if info.dims not in bundle.dims:
+        raise ArtifactError(f"the index says that it has {info.dims} dimensions, which this bundle never gives. Build it again.")
 
 
 def _finish(bundle: Bundle, root: Path, shards: Shards, dims: int, config: IndexConfig) -> IndexInfo:

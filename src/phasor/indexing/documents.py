@@ -1,5 +1,6 @@
 """The passages of an index: an Arrow file that is mapped, not read, and what filters select in it."""
 
+import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,8 @@ from phasor.errors import ArtifactError
 COLUMNS = ("id", "text", "title", "source", "language")
 META = "meta."
 _NO_FILTER = ("text",)
+_MAGIC_BYTES = 8  # before the first message of a file
+_HEADER, _COMPRESSION = 2, 3  # numbers of fields: of a message, of a record batch
 
 
 @dataclass(frozen=True)
@@ -37,14 +40,15 @@ class Documents:
     """The rows of documents.arrow.
 
     Raises:
-        ArtifactError: the file is no such table.
+        ArtifactError: the file is no such table, or not a sound one: reading it could end the process.
     """
 
     def __init__(self, path: Path) -> None:
         try:
-            # Mapped: a corpus larger than memory is served from the page cache.
-            self.table: pa.Table = pa.ipc.open_file(pa.memory_map(str(path))).read_all()
-        except (pa.ArrowException, OSError) as error:
+            self.table = _mapped(path)
+            # Offsets and characters of every row; 0.04 s for a million rows of 0.4 kB, an eighth of their sha256.
+            self.table.validate(full=True)
+        except (pa.ArrowException, OSError, ValueError, struct.error) as error:
             raise ArtifactError(f"{path} is no Arrow file ({error}). Build the index again.") from None
         names = self.table.schema.names
         if tuple(names[: len(COLUMNS)]) != COLUMNS or any(kind != pa.string() for kind in self.table.schema.types):
@@ -83,6 +87,38 @@ class Documents:
             found = self.having(name, values)
             mask = found if mask is None else mask & found
         return mask
+
+
+def _mapped(path: Path) -> pa.Table:
+    """A table whose buffers are the file's own: a corpus larger than memory is served from the page cache.
+
+    Read message by message, because Arrow itself would unpack what is compressed: some kilobytes, to any size.
+
+    Raises:
+        ValueError: something is compressed, or no record batch.
+    """
+    file = pa.memory_map(str(path))
+    file.seek(_MAGIC_BYTES)
+    head, *messages = pa.ipc.MessageReader.open_stream(file)
+    schema = pa.ipc.read_schema(head)
+    for message in messages:
+        if message.type != "record batch" or _compressed(message.metadata.to_pybytes()):
+            raise ValueError(f"a {message.type} that is not plain")
+    return pa.Table.from_batches([pa.ipc.read_record_batch(message, schema) for message in messages], schema)
+
+
+def _compressed(metadata: bytes) -> bool:
+    """Whether the header of a message has its field `compression` (Message.fbs of Arrow; pyarrow does not tell)."""
+
+    def place(table: int, field: int) -> int:
+        fields = table - struct.unpack_from("<i", metadata, table)[0]
+        if 4 + 2 * field >= struct.unpack_from("<H", metadata, fields)[0]:
+            return 0
+        offset = struct.unpack_from("<H", metadata, fields + 4 + 2 * field)[0]
+        return table + offset if offset else 0
+
+    header = place(struct.unpack_from("<I", metadata)[0], _HEADER)
+    return place(header + struct.unpack_from("<I", metadata, header)[0], _COMPRESSION) != 0
 
 
 class DocumentWriter:

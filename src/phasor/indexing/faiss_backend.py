@@ -15,7 +15,7 @@ from phasor.config.indexing import FaissKind
 from phasor.errors import ArtifactError, DataError
 from phasor.indexing.backend import Filters, Found, Vector
 from phasor.indexing.documents import Documents
-from phasor.indexing.layout import Stored
+from phasor.indexing.layout import INFO, Stored
 from phasor.indexing.memory import available_bytes
 
 faiss: Any = _library  # its type stubs know less than half of it
@@ -28,6 +28,10 @@ _SEED = 1234
 _GIB = 1 << 30
 _EF_SEARCH = 128
 _FEW = 0.05  # a filter that so small a share passes is answered exhaustively: near lists may hold none of them
+_CLASSES = {
+    "flat": faiss.IndexFlat, "hnsw": faiss.IndexHNSWFlat, "ivf_sq8": faiss.IndexIVFScalarQuantizer, "ivf_rabitq": faiss.IndexRefine,
+}  # fmt: skip
+"""What a file of each type holds; searched as another, it has no such attributes."""
 _deserialising = threading.Lock()
 
 
@@ -102,6 +106,8 @@ class FaissBackend:
                 f"{path} holds {self._index.ntotal} vectors of {self._index.d} dimensions, expected {len(documents)} of {dims}. "
                 "Build the index again."
             )
+        if not isinstance(self._index, _CLASSES.get(stored.type, ())):
+            raise ArtifactError(f"{path} holds {type(self._index).__name__}, not {stored.type!r} as {INFO} says. Build the index again.")
         self._lists = int(self._index.nlist) if stored.type == "ivf_sq8" else stored.nprobe
         by_row = {"hnsw": lambda: self._index, "ivf_rabitq": lambda: faiss.downcast_index(self._index.refine_index)}
         self._by_row: Any = by_row.get(stored.type, lambda: None)()

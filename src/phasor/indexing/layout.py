@@ -47,8 +47,8 @@ class Stored(Record):
     kind: str = Field(description="faiss or qdrant.")
     type: str = Field("", description="faiss: flat, hnsw, ivf_sq8 or ivf_rabitq.")
     factory: str = Field("", description="faiss: the string that made it.")
-    nprobe: int = Field(0, description="faiss: lists that are looked into.")
-    k_factor: int = Field(0, description="faiss: candidates that are scored again, as a multiple of those wanted.")
+    nprobe: int = Field(0, ge=0, description="faiss: lists that are looked into.")
+    k_factor: int = Field(0, ge=0, le=1000, description="faiss: candidates that are scored again, as a multiple of those wanted.")
     url: str = Field("", description="qdrant: the server at the time of building.")
     collection: str = Field("", pattern=r"^[A-Za-z0-9_-]*$", description="qdrant.")
 

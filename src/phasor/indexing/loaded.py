@@ -8,7 +8,7 @@ from phasor.indexing.backend import Filters, Found, Vector, VectorBackend
 from phasor.indexing.build import check_model
 from phasor.indexing.documents import Document, Documents
 from phasor.indexing.faiss_backend import FaissBackend
-from phasor.indexing.layout import DOCUMENTS, FAISS, SERVED, IndexInfo, Pointer, check_files, read_info, version_folder
+from phasor.indexing.layout import DOCUMENTS, FAISS, INFO, SERVED, IndexInfo, Pointer, check_files, read_info, version_folder
 from phasor.indexing.qdrant_backend import QdrantBackend, connect, named_by
 from phasor.packaging.golden import decode_vector
 from phasor.serving.bundle import Bundle
@@ -61,6 +61,8 @@ def open_index(root: Path, pointer: Pointer, bundle: Bundle, qdrant_url: str | N
         backend = FaissBackend(folder / FAISS, info.store, documents, info.dims)
     for query in info.self_queries:
         vector = decode_vector(query.vector)
+        if vector.shape != (info.dims,):
+            raise ArtifactError(f"{folder / INFO} has a self query of {len(vector)} numbers, expected {info.dims}. Build the index again.")
         found = backend.search(vector, _AMONG, {})
         if query.row not in found.rows and (not len(found.scores) or found.scores[-1] < vector @ vector - 1e-3):
             raise ArtifactError(f"{folder} does not find its own passage {query.row}. Build the index again with `phasor index build`.")

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from phasor.artifacts import sha256_file
 from phasor.errors import PhasorError, first_line
+from phasor.indexing.build import check_model
 from phasor.indexing.layout import INFO, POINTER, SERVED, VERSIONS, Pointer, read_info, read_pointer, version_folder
 from phasor.indexing.loaded import LoadedIndex, open_index
 from phasor.serving.bundle import Bundle
@@ -46,8 +47,10 @@ class IndexSource:
             (self.root / POINTER).write_bytes(self._read(self._store, self._remote, POINTER))
         return read_pointer(self.root)
 
-    def bring(self, pointer: Pointer) -> None:
+    def bring(self, pointer: Pointer, bundle: Bundle) -> None:
         """See that everything that a pointer means is in `root`; what comes from a store, each file with its right sha256.
+
+        An index of another model than the bundle's is refused by its index.json, before the rest of it is fetched.
 
         Raises:
             PhasorError: the store does not answer, or something is damaged.
@@ -59,14 +62,16 @@ class IndexSource:
         base = f"versions/{pointer.version}"
         if not _is(folder / INFO, pointer.sha256):
             self._store.download(self._remote, f"{base}/{INFO}", folder / INFO, pointer.sha256, "sha256")
-        for name, digest in read_info(folder, pointer.sha256).files.items():
+        info = read_info(folder, pointer.sha256)
+        check_model(info, bundle)
+        for name, digest in info.files.items():
             if name in SERVED and not _is(folder / name, digest):
                 self._store.download(self._remote, f"{base}/{name}", folder / name, digest, "sha256")
 
     def forget(self, kept: Collection[str]) -> None:
-        """Delete the copies of versions other than these: a volume that holds every version ever served fills up."""
+        """Delete the copies of versions other than these: a volume that holds every version ever seen fills up."""
         if self._remote is not None:
-            for folder in (self.root / VERSIONS).iterdir():
+            for folder in (self.root / VERSIONS).glob("*"):
                 if folder.name not in kept:
                     shutil.rmtree(folder, ignore_errors=True)  # else with the next one
 
@@ -97,30 +102,43 @@ async def watch_index(
     """
     used: Pointer | None = None
     refused: Pointer | None = None
+    pointer: Pointer | None = None
     told, pause, looks = "", 1, 0
-    while True:
+
+    async def look() -> None:
+        nonlocal pointer, used, refused, told, looks
         pointer = None
-        try:
-            pointer = await asyncio.to_thread(source.latest)
-            looks = looks - 1 if pointer == refused else 0
-            if pointer != used and looks <= 0:
-                await asyncio.to_thread(source.bring, pointer)
-                take(await asyncio.to_thread(open_index, source.root, pointer, bundle, qdrant_url))
-                used, before = pointer, used
-                source.forget({pointer.version, before.version if before else pointer.version})  # the one before may come back
-            if pointer == used:
-                refused, told = None, ""
-        except (PhasorError, OSError, RuntimeError, MemoryError, LookupError, ValueError, TypeError) as error:
+        pointer = await asyncio.to_thread(source.latest)
+        looks = looks - 1 if pointer == refused else 0
+        if pointer != used and looks <= 0:
+            take(await asyncio.to_thread(_open, source, pointer, used, bundle, qdrant_url))
+            used = pointer
+        if pointer == used:
+            refused, told = None, ""
+
+    while True:
+        [error] = await asyncio.gather(look(), return_exceptions=True)  # whatever it is, the last good one is still there
+        if isinstance(error, Exception):
             if pointer is not None:
                 pause = min(2 * pause, _MOST_LOOKS) if pointer == refused else 1
                 refused, looks = pointer, pause
             problem = _refusal(error)
             if str(problem) != told:
                 if problem is not error:
-                    log.exception("serve.index")
+                    log.error("serve.index", exc_info=error)
                 told = str(problem)
                 refuse(problem)
         await asyncio.sleep(poll_s)
+
+
+def _open(source: IndexSource, pointer: Pointer, used: Pointer | None, bundle: Bundle, qdrant_url: str | None) -> LoadedIndex:
+    """Fetch, check, load and try a version. Of the others only the used one keeps its copy, so never more than two need room.
+
+    One that is refused keeps its own until another is wanted, so that the next try need not fetch it again.
+    """
+    source.forget({version.version for version in (pointer, used) if version})
+    source.bring(pointer, bundle)
+    return open_index(source.root, pointer, bundle, qdrant_url)
 
 
 def _is(path: Path, digest: str) -> bool:
