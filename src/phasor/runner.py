@@ -95,8 +95,8 @@ def execute_paths(job: Job, inputs: Paths, outputs: Paths, report_path: Path) ->
     except (RuntimeError, MemoryError) as error:
         if isinstance(error, MemoryError) or any(sign in str(error) for sign in _NO_MEMORY):
             raise OutOfMemory(
-                f"{job.name}: memory is used up ({first_line(error)}). What a phase holds at once grows with mini_batch_size (training) "
-                "or batch_size (merge, evaluate) and with the model; gradient_checkpointing makes training smaller. "
+                f"{job.name}: memory is used up ({first_line(error)}). What a phase holds at once grows with mini_batch_size of "
+                "training (also in merge) or batch_size (evaluate) and with the model; gradient_checkpointing of training makes it less. "
                 "Other processes on the same GPU count as well: `phasor repro --jobs 1` runs one at a time."
             ) from error
         raise

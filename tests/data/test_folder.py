@@ -1,5 +1,6 @@
 """Folders of text, Markdown, HTML and PDF."""
 
+import errno
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -123,6 +124,34 @@ def test_a_file_whose_name_is_no_text_is_named_or_counted(context: MakeContext, 
         read_source(SOURCE, context())
     found = read_source(SOURCE, context(on_bad_row="skip"))
     assert len(found.passages) == 7 and found.dropped == {"bad row: file name is not UTF-8": 1}
+
+
+def test_a_file_that_may_not_be_read_is_named_or_counted(context: MakeContext, docs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (docs / "secret.txt").write_text("plain words")
+    whole = Path.read_bytes
+
+    def refused(path: Path) -> bytes:  # the tests may run as root, who may read everything
+        if path.name == "secret.txt":
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return whole(path)
+
+    monkeypatch.setattr(Path, "read_bytes", refused)
+    with pytest.raises(DataError, match=r"secret.txt: cannot be read \(Permission denied\). Mend it, or set collect.on_bad_row to skip"):
+        read_source(SOURCE, context())
+    found = read_source(SOURCE, context(on_bad_row="skip"))
+    assert len(found.passages) == 7 and found.dropped == {"bad row: unreadable file": 1}
+
+
+def test_files_without_text_are_counted(context: MakeContext, docs: Path) -> None:
+    (docs / "scanned.pdf").write_bytes(make_pdf([""]))
+    (docs / "empty.txt").write_text("\n")
+    found = read_source(SOURCE, context())
+    assert len(found.passages) == 7 and found.dropped == {"file without text": 2}
+
+
+def test_passages_are_in_the_language_of_their_source(context: MakeContext, docs: Path) -> None:
+    found = read_source(SOURCE.model_copy(update={"language": "ru"}), context())
+    assert {passage.language for passage in found.passages} == {"ru"}
 
 
 def test_no_folder_and_no_file_are_errors(context: MakeContext, tmp_path: Path) -> None:

@@ -13,7 +13,8 @@ from phasor.evaluation.bm25 import Analyzer, Bm25, Setting, tune
         ("os.path.join", {"os.path.join", "os", "path", "join"}),
         ("HTTPServer2", {"httpserver2", "http", "server", "2"}),
         ("Opening the files", {"open", "file"}),
-        ("größe", {"größe", "gr", "öß", "e"}),
+        ("größe", {"größe"}),
+        ("os.déjà_vu", {"os.déjà_vu", "os", "déjà", "vu"}),
         ("读取文件", {"读", "取", "文", "件"}),
     ],
 )

@@ -1,7 +1,9 @@
+import copy
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from tests.evaluation.world import passages
 
 from phasor.data.templates import render_document
@@ -43,7 +45,20 @@ def test_pairs_batched_across_queries_score_as_one_query_at_a_time(rerankers: di
     text = dict(zip(searcher._ids, TEXTS, strict=True))
     for query_id, query, instruction in zip(ids, queries, instructions, strict=True):
         head = candidates[query_id][:5]
-        alone = reranker.score(instruction, query, [text[p] for p in head])
-        np.testing.assert_allclose([run[query_id][p] for p in head], alone, atol=1e-6)
-        assert [run[query_id][p] for p in candidates[query_id][5:7]] == [-1.0, -2.0][: len(candidates[query_id][5:7])]
+        alone = reranker.logits(instruction, query, [text[p] for p in head])
+        np.testing.assert_allclose([run[query_id][p] for p in head], alone, atol=1e-5)
+        assert [p for p in sorted(run[query_id], key=run[query_id].__getitem__, reverse=True) if p not in head] == candidates[query_id][5:7]
+        assert all(run[query_id][p] < min(alone) for p in candidates[query_id][5:7])
     assert sum(done) == 30
+
+
+def test_pairs_that_are_all_but_certain_keep_their_order(rerankers: dict[str, Reranker]) -> None:
+    """As probabilities in float32 they are all 1, and a tie is ordered by name."""
+    reranker = copy.deepcopy(rerankers["enhanced"])
+    with torch.no_grad():
+        reranker.model.get_output_embeddings().weight.mul_(1000)
+    searcher = RerankerSearcher("x", reranker, 4, 8, CorpusTokens(), lambda _: None)
+    searcher._ids, searcher._texts = [p.id for p in CORPUS], TEXTS
+    candidates = [p.id for p in CORPUS[:8]]
+    run = searcher.rank(["q"], ["about it"], ["find"], 8, {"q": candidates})["q"]
+    assert min(abs(logit) for logit in run.values()) > 20 and len(set(run.values())) == 8

@@ -113,6 +113,21 @@ def test_padding_and_cutting_inside_a_tokenizer_do_not_act(
 
 
 
+@pytest.mark.parametrize(("setting", "more"), [("max_passage_tokens", 1), ("max_query_tokens", 1), ("max_passage_tokens", 0)])
+def test_texts_longer_than_a_table_of_positions_are_refused(
+    make_model: MakeModel, bert_tokenizer: PreTrainedTokenizerFast, setting: str, more: int
+) -> None:
+    model = make_model("bert")
+    positions = model.config.max_position_embeddings
+    limits = {"max_query_tokens": 8, "max_passage_tokens": 8, setting: positions + more}
+    config = ModelConfig(template="plain", pooling="mean", **limits)  # type: ignore[arg-type]
+    if more:
+        with pytest.raises(ModelError, match=rf"model.embed.{setting} is {positions + 1}, but the backbone has {positions} positions"):
+            make_network(model, bert_tokenizer, config, "embed")
+    else:
+        assert make_network(model, bert_tokenizer, config, "embed")
+
+
 @pytest.mark.parametrize("name", ["no/such/folder/anywhere", "gibberish"])
 def test_an_unknown_model_is_named(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)

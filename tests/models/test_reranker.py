@@ -39,7 +39,8 @@ def test_shared_prefixes_equal_whole_pairs_of_the_plain_model(
         np.testing.assert_allclose(reranker.score("find it", query, TEXTS), row, atol=1e-5)
         assert np.ptp(row) > 0.01
     heads = list(reranker.head_tokens(queries, ["find it"] * 2))
-    np.testing.assert_allclose(reranker.score_lists(heads, [documents, documents[:1]]), [*expected[0], expected[1][0]], atol=1e-5)
+    chances = 1 / (1 + np.exp(-reranker.logit_lists(heads, [documents, documents[:1]])))
+    np.testing.assert_allclose(chances, [*expected[0], expected[1][0]], atol=1e-5)
 
 
 def test_an_unsupported_architecture_gives_the_same_scores(make_model: MakeModel, tokenizer: PreTrainedTokenizerFast) -> None:

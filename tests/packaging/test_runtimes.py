@@ -132,3 +132,8 @@ def test_matryoshka_sizes_can_be_asked_for(make_bundle: Make) -> None:
     assert config["matryoshka_dimensions"] == [32, 16, 8]
     short = SentenceTransformer(str(built.folder / "embed"), device="cpu", truncate_dim=8).encode(["x"], normalize_embeddings=True)
     assert short.shape == (1, 8)
+
+
+def test_sizes_that_the_model_does_not_have_are_not_offered(make_bundle: Make) -> None:
+    found = [json.loads((make_bundle("qwen2", dims=dims).folder / "embed" / "config.json").read_text()) for dims in ((16, 64), (64,))]
+    assert found[0]["matryoshka_dimensions"] == [32, 16] and "matryoshka_dimensions" not in found[1]

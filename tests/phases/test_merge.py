@@ -4,6 +4,7 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -15,9 +16,13 @@ from phasor.config.base import Role
 from phasor.data.records import Example, Passage, write_corpus, write_examples
 from phasor.errors import ArtifactError, ModelError, OutOfMemory, PhasorError, TrainingError
 from phasor.models.loading import load_model, load_specialist
+from phasor.models.network import Network
 from phasor.phases import merge
 from phasor.recipe import Recipe, parse_recipe
 from phasor.runner import execute, make_job
+from phasor.training.objective import backward_loss
+
+CHECKPOINT = Network.checkpoint_activations
 
 TOPICS = {
     "birds": ("sparrow", "heron", "magpie", "falcon", "osprey", "wren"),
@@ -134,6 +139,26 @@ def test_merge_is_repeatable_to_the_byte_with_any_number_of_threads(work: Path, 
         with torch_threads(number):
             found.append(run(work, "merge", role).outputs)
     assert found[0] == found[1]
+
+
+def test_activations_that_training_does_not_keep_are_not_kept_here_either(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    plain, asked = run(work, "merge", "embed"), []
+    monkeypatch.setattr(Network, "checkpoint_activations", lambda self: (asked.append(1), CHECKPOINT(self))[1])
+    frugal = run(work, "merge", "embed", settings=recipe("train.embed.gradient_checkpointing=true"))
+    assert asked and frugal.metrics["heldout_loss"] == pytest.approx(plain.metrics["heldout_loss"], rel=1e-4)
+
+
+def test_long_texts_get_the_room_that_they_have_in_training(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[tuple[int, int]] = []
+
+    def watched(network: Network, passes: Any, batch: Any, loss: Any, max_tokens: int) -> float:
+        seen.append((max(map(len, batch.sequences)), max_tokens))
+        return float(backward_loss(network, passes, batch, loss, max_tokens))
+
+    monkeypatch.setattr("phasor.phases.merge.backward_loss", watched)
+    buckets = "[{max_tokens: 6, batch_size: 4, mini_batch_size: 1000}, {max_tokens: 4096, batch_size: 4, mini_batch_size: 1}]"
+    run(work, "merge", "embed", settings=recipe(f"train.embed.buckets={buckets}"))
+    assert {room for longest, room in seen if longest > 6} == {4096} and {room for longest, room in seen if longest <= 6} <= {6000}
 
 
 @pytest.mark.parametrize("method", ["average", "task_arithmetic", "ties", "dare"])

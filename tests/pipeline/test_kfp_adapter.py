@@ -71,7 +71,7 @@ def test_fetch_hands_out_what_the_plan_says_and_shows_a_card(make_project: MakeP
         ({"recipe": "nope"}, "phasor fetch: recipe: 'nope' is neither YAML text nor one of"),
         ({"roles": ["both"]}, "phasor fetch: roles: 'both' is no role"),
         ({"code_rev": "abc"}, "the run asks for abc. Name an image built from it, or leave code_rev empty (`phasor"),
-        ({"overrides": [{"merge.search_steps": 50}]}, "phasor fetch: overrides: {'merge.search_steps': 50} is no text. Write a list such as"),
+        ({"overrides": [{"merge.search_steps": 50}]}, "phasor fetch: overrides: {'merge.search_steps': 50} is no text. Write a"),
         ({"data_rev": {"basic.jsonl": {"md5": "0"}}}, "phasor fetch: data_rev: 'basic.jsonl' has {'md5': '0'}, which is no digest"),
         ({"data_rev": {}}, "phasor fetch: collect-basic: the data revision names no basic.jsonl"),
     ],

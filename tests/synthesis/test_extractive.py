@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
@@ -9,6 +10,7 @@ from hypothesis import strategies as st
 
 from phasor.data.near_duplicates import words
 from phasor.data.records import Passage
+from phasor.errors import DataError
 from phasor.synthesis.checks import copied_fraction
 from phasor.synthesis.extractive import write_queries
 from phasor.synthesis.requirements import DIFFICULTIES, LENGTHS, TYPES, Requirement, balanced, length_of, num_words
@@ -106,6 +108,16 @@ def test_other_languages_get_no_english_frame() -> None:
     requirement, query = write(german, "background")
     assert requirement.language == "de" and requirement.type in ("keywords", "summary")
     assert set(words(query)) <= set(words(german.text))
+
+
+def test_passages_in_another_language_than_they_say_are_no_ground_for_queries() -> None:
+    text = "Сжатие файлов уменьшает их размер. Сервер хранит пароли в зашифрованном виде."
+    russian = [Passage(f"docs/{i}", text) for i in range(30)]
+    wanted, personas = balanced(30, ["en"], 0), [PERSONA] * 30
+    with pytest.raises(DataError, match="30 of 30 passages are not written in 'en', first 'docs/0'. Set `language` on the source"):
+        write_queries(russian, wanted, personas, russian, seed=0)
+    named = [replace(passage, language="ru") for passage in russian]
+    assert {row.language for row, query in write_queries(named, wanted, personas, named, seed=0) if query} == {"ru"}
 
 
 @settings(max_examples=80, deadline=None)

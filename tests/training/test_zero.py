@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file
 
 from phasor.errors import TrainingError
-from phasor.training.zero import ZeroEngine
+from phasor.training.distributed import make_engine
 
 from .world import make_network, make_training, start, weights
 from .zero_worker import RUNS, STOP, STOPPED
@@ -56,6 +56,7 @@ def test_two_processes_resume_to_the_same_weights(trained: Path, name: str) -> N
     assert [p.name for p in (trained / f"scratch-{name}-{STOP}").iterdir()] == [f"checkpoint-{STOP + 1:08d}"]
 
 
-def test_half_precision_weights_are_refused() -> None:
-    with pytest.raises(TrainingError, match=r"ZeRO trains float32 weights, got torch.bfloat16. Set model.<role>.dtype"):
-        ZeroEngine(make_network("embed").bfloat16(), make_training("embed", zero_stage=2))
+@pytest.mark.parametrize("stage", [0, 2])
+def test_half_precision_weights_are_refused(stage: int) -> None:
+    with pytest.raises(TrainingError, match=r"only float32 weights can be trained, got torch.bfloat16. Set model.<role>.dtype"):
+        make_engine(make_network("embed").bfloat16(), make_training("embed", zero_stage=stage))

@@ -29,6 +29,7 @@ class FolderSource(Config):
     document: Literal["file", "section"] = Field(
         "file", description="What is kept within one split. section (of Markdown and HTML; page of PDF): for a few large files."
     )
+    language: str = Field("en", description="Of the documents, ISO 639-1: what synthetic queries are written in.")
 
 
 class JsonlSource(Config):

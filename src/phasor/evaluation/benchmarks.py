@@ -53,15 +53,15 @@ class MtebReranker:
         self.mteb_model_meta = ModelMeta.create_empty({"name": "phasor/rerank"})
         self._reranker, self._batch_size = reranker, batch_size
 
-    def predict(self, inputs1: Batches, inputs2: Batches, *, task_metadata: Any, **_: Any) -> NDArray[np.float32]:
-        """Probability of yes for each pair; pairs of one query come together and share its prefix."""
+    def predict(self, inputs1: Batches, inputs2: Batches, *, task_metadata: Any, **_: Any) -> NDArray[np.float64]:
+        """Logit of yes for each pair, as many probabilities would be 1; pairs of one query come together and share its prefix."""
         queries, documents = _columns(inputs1), iter(_documents(_columns(inputs2)))
         texts = queries.get("query", queries["text"])
         instructions = queries.get("instruction", [_prompt(task_metadata)] * len(texts))
         scores = []
         for (instruction, query), rows in groupby(zip(instructions, texts, strict=True)):
             candidates = [next(documents) for _row in rows]
-            scores.append(self._reranker.score(instruction, query, candidates, self._batch_size))
+            scores.append(self._reranker.logits(instruction, query, candidates, self._batch_size))
         return np.concatenate(scores)
 
 

@@ -112,13 +112,11 @@ class RerankerSearcher(Searcher):
         self._reranker, self._batch_size, self._depth, self._tokens, self._tick = reranker, batch_size, depth, tokens, tick
 
     def rank(self, ids: list[str], queries: list[str], instructions: list[str], top_k: int, top_ranked: TopRanked | None) -> Run:
-        """Probability of yes for the head; -1, -2, … for the rest."""
+        """Logit of yes for the head, as many probabilities would be 1; the rest below, in its order."""
         assert top_ranked is not None, "a reranker needs a first stage"
         scores = self._scores([top_ranked[query][: self._depth] for query in ids], self._reranker.head_tokens(queries, instructions))
         rests = [top_ranked[query][self._depth : top_k] for query in ids]
-        return {
-            query: found | {p: -1.0 - i for i, p in enumerate(rest)} for query, found, rest in zip(ids, scores, rests, strict=True)
-        }
+        return {query: _below(found, rest) for query, found, rest in zip(ids, scores, rests, strict=True)}
 
     def _scores(self, candidates: Sequence[Sequence[str]], heads: "Ragged") -> list[dict[str, float]]:
         """Scores of the candidates of every query."""
@@ -129,11 +127,16 @@ class RerankerSearcher(Searcher):
         for start in range(0, len(order), _QUERIES_AT_ONCE):
             group = order[start : start + _QUERIES_AT_ONCE]
             documents = [[tokens[rows[p]] for p in candidates[query]] for query in group]
-            scores = iter(self._reranker.score_lists([heads[query] for query in group], documents, self._batch_size).tolist())
+            scores = iter(self._reranker.logit_lists([heads[query] for query in group], documents, self._batch_size).tolist())
             for query in group:
                 found[query] = {p: next(scores) for p in candidates[query]}
             self._tick(len(group))
         return found
+
+
+def _below(found: dict[str, float], rest: Sequence[str]) -> dict[str, float]:
+    lowest = min(found.values(), default=0.0)
+    return found | {passage: lowest - 1.0 - number for number, passage in enumerate(rest)}
 
 
 class Bm25Searcher(Searcher):

@@ -3,12 +3,14 @@
 import importlib.util
 import inspect
 import json
+import math
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError
+from torch import nn
 from transformers import MODEL_MAPPING, AutoConfig, AutoModel, AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
 
 from phasor.config.base import Role
@@ -95,9 +97,22 @@ def load_specialist(warmup: Path, specialist: Path, role: Role) -> tuple[PreTrai
 
 
 def make_network(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, config: ModelConfig, role: Role) -> Network:
-    """Embedder or reranker around a loaded model, on the GPU if there is one."""
+    """Embedder or reranker around a loaded model, on the GPU if there is one. Raises ModelError for texts longer than it has positions."""
+    limits = {"max_query_tokens": config.max_query_tokens, "max_passage_tokens": config.max_passage_tokens}
+    if role == "rerank":
+        limits = {"max_pair_tokens": config.max_pair_tokens}
+    for name, tokens in limits.items():
+        if tokens > (positions := _positions(model)):
+            raise ModelError(f"model.{role}.{name} is {tokens}, but the backbone has {positions} positions. Lower it to that.")
     network = Embedder(model, tokenizer, config) if role == "embed" else Reranker(model, tokenizer, config)
     return network.to("cuda") if torch.cuda.is_available() else network
+
+
+def _positions(model: PreTrainedModel) -> float:
+    """How many tokens fit where positions come from a table, as BERT's do; others have no limit."""
+    tables = [module for name, module in model.named_modules() if name.endswith("position_embeddings") and isinstance(module, nn.Embedding)]
+    # RoBERTa's begins after the padding's index.
+    return min((t.num_embeddings - (0 if t.padding_idx is None else t.padding_idx + 1) for t in tables), default=math.inf)
 
 
 def _from_pretrained(name: str, role: Role, **options: Any) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
@@ -18,6 +19,7 @@ from phasor.models import decoder
 from phasor.models.network import Network, Vectors
 from phasor.models.tokens import Ids, Ragged, Shared, TokenBatch, single_token, tokenize
 
+Logits = npt.NDArray[np.float64]
 _MAX_CACHED = 100_000
 
 
@@ -57,11 +59,16 @@ class Reranker(Network):
         return np.concatenate([head, document[:room], self.tail])
 
     def score(self, instruction: str, query: str, documents: Sequence[str], batch_size: int = 64) -> Vectors:
-        """[N] probability of yes for each rendered document; `batch_size` as in `score_lists`."""
-        return self.score_lists(list(self.head_tokens([query], [instruction])), [self._cached_tokens(documents)], batch_size)
+        """[N] probability of yes for each rendered document, 1 from logits of 17 on; arguments as of `logits`."""
+        # Softmax over (no, yes), second entry; written as a sigmoid of the difference.
+        return (1.0 / (1.0 + np.exp(-self.logits(instruction, query, documents, batch_size)))).astype(np.float32)
 
-    def score_lists(self, heads: Sequence[Ids], lists: Sequence[Sequence[Ids]], batch_size: int = 64) -> Vectors:
-        """[N] probability of yes for the documents of every list, list by list.
+    def logits(self, instruction: str, query: str, documents: Sequence[str], batch_size: int = 64) -> Logits:
+        """[N] by how much yes is likelier than no for each rendered document, in nats; `batch_size` as in `logit_lists`."""
+        return self.logit_lists(list(self.head_tokens([query], [instruction])), [self._cached_tokens(documents)], batch_size)
+
+    def logit_lists(self, heads: Sequence[Ids], lists: Sequence[Sequence[Ids]], batch_size: int = 64) -> Logits:
+        """[N] by how much yes is likelier than no, in nats, for the documents of every list, list by list.
 
         Args:
             heads: tokens of everything before the document, one sequence per list.
@@ -70,12 +77,11 @@ class Reranker(Network):
         """
         pairs = [self.pair(heads[number], document) for number, documents in enumerate(lists) for document in documents]
         if not pairs:
-            return np.empty(0, np.float32)
+            return np.empty(0, np.float64)
         owners = np.repeat(np.arange(len(lists)), [len(documents) for documents in lists])
         shared = Shared(owners, np.array([len(head) for head in heads])[owners])
         logits_N2 = self.infer_shared(pairs, shared, batch_size * self.config.max_pair_tokens).astype(np.float64)
-        # Softmax over (no, yes), second entry; written as a sigmoid of the difference.
-        return (1.0 / (1.0 + np.exp(logits_N2[:, 0] - logits_N2[:, 1]))).astype(np.float32)
+        return np.asarray(logits_N2[:, 1] - logits_N2[:, 0])
 
     def _cached_tokens(self, documents: Sequence[str]) -> list[Ids]:
         # The same passages are candidates of many queries; tokenising them again would cost as much as scoring.

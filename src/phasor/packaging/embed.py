@@ -81,10 +81,12 @@ def _settings(config: ModelConfig, instructions: Mapping[str, str]) -> dict[str,
 
 
 def _matryoshka(model: PreTrainedModel, dims: Sequence[int]) -> dict[str, Any]:
-    if not dims:
+    full = int(model.config.hidden_size)
+    smaller = {size for size in dims if size < full}  # training leaves out the others
+    if not smaller:
         return {}
     # vLLM serves only the sizes of this list, so the full one is in it.
-    sizes = sorted({*dims, int(model.config.hidden_size)}, reverse=True)
+    sizes = sorted({*smaller, full}, reverse=True)
     return {"is_matryoshka": True, "matryoshka_dimensions": sizes}
 
 

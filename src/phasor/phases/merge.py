@@ -44,12 +44,14 @@ def run(job: Job, inputs: Paths, outputs: Paths) -> Report:
     network = make_network(model, tokenizer, recipe.model.of(job.role), job.role)
     vectors = TaskVectors([_read(folder, task, network, warmup, job.role) for task, folder in folders.items()])
     cost = Cost()
-    max_tokens = max(bucket.mini_batch_tokens for bucket in recipe.train.of(job.role).buckets)
-    held_out = _held_out(job, inputs, network, max_tokens, cost)
+    training = recipe.train.of(job.role)
+    if training.gradient_checkpointing:
+        network.checkpoint_activations()
+    held_out = _held_out(job, inputs, network, cost)
     schedule = Schedule(config.search_steps, config.learning_rate, config.penalty, config.eval_steps)
     method = build_method(config.merge, vectors, recipe.seed)
     comparison = []
-    with steady_loss(network, max_tokens):
+    with steady_loss(network, min(bucket.mini_batch_tokens for bucket in training.buckets)):
         found = _search(job, inputs, network, method, held_out, schedule, cost)
         if config.compare_methods:
             chosen = Row(config.merge.method, "tuned" if method.parameters else "fixed", found.best.losses, found.best.scale)
@@ -112,7 +114,7 @@ def _read(folder: Path, task: str, network: Network, warmup: Path, role: Role) -
     return subtract(task, dict(load_model(folder, role)[0].named_parameters()), weights)
 
 
-def _held_out(job: Job, inputs: Paths, network: Network, max_tokens: int, cost: Cost) -> HeldOut[Batch]:
+def _held_out(job: Job, inputs: Paths, network: Network, cost: Cost) -> HeldOut[Batch]:
     """D_t with the loss that the specialists were trained by; what passes through the model is counted in `cost`."""
     assert job.role
     config, training = job.recipe.merge, job.recipe.train.of(job.role)
@@ -128,12 +130,17 @@ def _held_out(job: Job, inputs: Paths, network: Network, max_tokens: int, cost: 
         cost.examples += batch.num_examples
         cost.tokens += sum(len(sequence) for sequence in batch.sequences)
 
+    def room(batch: Batch) -> int:
+        """Tokens that training holds in memory for texts as long as the longest of these."""
+        longest = max(map(len, batch.sequences))
+        return next((b.mini_batch_tokens for b in training.buckets if longest <= b.max_tokens), training.buckets[-1].mini_batch_tokens)
+
     def loss(batch: Batch) -> torch.Tensor:
         count_in(batch)
-        return batch_loss(network, batch, training.loss, max_tokens)
+        return batch_loss(network, batch, training.loss, room(batch))
 
     def backward(batch: Batch, coefficients: torch.Tensor) -> float:
         count_in(batch)
-        return backward_loss(network, LocalPasses(network, [coefficients]), batch, training.loss, max_tokens)
+        return backward_loss(network, LocalPasses(network, [coefficients]), batch, training.loss, room(batch))
 
     return HeldOut(batches, loss, backward)

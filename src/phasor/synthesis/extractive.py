@@ -10,9 +10,12 @@ from collections.abc import Callable, Iterator, Sequence
 from random import Random
 
 from phasor.data.records import Passage
+from phasor.errors import DataError
+from phasor.synthesis.checks import written_in
 from phasor.synthesis.facts import WEAK_END, Analyst, Facts
 from phasor.synthesis.requirements import DIFFICULTIES, LENGTHS, Length, Requirement, length_of, num_words
 
+_TELLING = 20  # passages: fewer may well be numbers or names
 _MAX_SHARE = 0.6  # of a passage's words in one query; more would be a copy
 _AUXILIARY = "is|are|was|were|has|have|can|could|must|should|will|would|may|might"
 _SUBJECT = re.compile(rf"^((?:the|a|an|each|every|all|any|this|these|it|its|if set, the)\b.{{0,70}}?) ({_AUXILIARY}) (.+)$", re.IGNORECASE)
@@ -50,7 +53,16 @@ def write_queries(
 
     Returns:
         Per passage the requirement that was met, and the query; the original requirement and "" if nothing could be written.
+
+    Raises:
+        DataError: most passages are not in the language that they are said to be in.
     """
+    foreign = [p for p in passages if len(p.language) == 2 and not written_in(p.text, p.language)]
+    if len(passages) >= _TELLING and 2 * len(foreign) > len(passages):
+        raise DataError(
+            f"{len(foreign)} of {len(passages)} passages are not written in {foreign[0].language!r}, first {foreign[0].id!r}. "
+            "Set `language` on the source of kind folder, or in each row of a corpus in JSON lines, to theirs (ISO 639-1, for example ru)."
+        )
     analyst = Analyst(corpus)
     rows = zip(passages, requirements, personas, strict=True)
     return [_write(analyst.facts(p), r, persona, Random(f"{seed}:{p.id}"), p.language) for p, r, persona in rows]

@@ -43,5 +43,5 @@ def _rerank(network: Network, data: TaskData) -> Run:
     heads = network.head_tokens([e.query for e in data.examples], [e.instruction for e in data.examples])
     candidates = [list(dict.fromkeys((*e.positives, *e.negatives))) for e in data.examples]
     tokens = [network.document_tokens([render_passage(data.passages[i]) for i in ids]) for ids in candidates]
-    scores = iter(network.score_lists(list(heads), [list(part) for part in tokens], _BATCH).tolist())
+    scores = iter(network.logit_lists(list(heads), [list(part) for part in tokens], _BATCH).tolist())
     return {e.id: {candidate: next(scores) for candidate in ids} for e, ids in zip(data.examples, candidates, strict=True)}

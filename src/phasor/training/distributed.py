@@ -13,6 +13,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from phasor.config.training import TrainingConfig
+from phasor.errors import TrainingError
 from phasor.losses.gradcache import Passes
 from phasor.models.network import Network
 from phasor.models.tokens import TokenBatch
@@ -124,7 +125,16 @@ class Engine(Passes[TokenBatch], Protocol):
 
 
 def make_engine(network: Network, config: TrainingConfig) -> Engine:
-    """The engine of this process, depending on how many there are and on what they share out."""
+    """The engine of this process, depending on how many there are and on what they share out.
+
+    Raises:
+        TrainingError: something else than float32 is trained: most steps are smaller than what bfloat16 can tell from nothing.
+    """
+    if kinds := {str(p.dtype) for _, p in trained_parameters(network)} - {"torch.float32"}:
+        raise TrainingError(
+            f"only float32 weights can be trained, got {', '.join(sorted(kinds))}. Set model.<role>.dtype to float32, or train an adapter; "
+            "the computation is bfloat16 on a GPU in both cases."
+        )
     if world_size() == 1 or config.zero_stage == 0:
         return LocalEngine(network, config)
     from phasor.training.zero import ZeroEngine

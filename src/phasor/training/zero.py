@@ -15,7 +15,6 @@ import torch
 from torch import Tensor, nn
 
 from phasor.config.training import TrainingConfig
-from phasor.errors import TrainingError
 from phasor.models.network import Network
 from phasor.models.tokens import TokenBatch
 from phasor.training.distributed import MOMENTS, State, make_optimizer, trained_parameters
@@ -27,16 +26,9 @@ class ZeroEngine:
     """One of several processes, at stage 1, 2 or 3."""
 
     def __init__(self, network: Network, config: TrainingConfig) -> None:
-        """Share out what is trained.
-
-        Raises:
-            TrainingError: something else than float32 is trained.
-        """
+        """Share out what is trained."""
         self._network, self._stage = network, config.zero_stage
         self._parameters = dict(trained_parameters(network))
-        if kinds := {str(p.dtype) for p in self._parameters.values()} - {"torch.float32"}:
-            found = ", ".join(sorted(kinds))
-            raise TrainingError(f"ZeRO trains float32 weights, got {found}. Set model.<role>.dtype to float32, or train an adapter.")
         self._engine = _start(network, make_optimizer(network, config), config)
 
     def forward(self, pieces: Sequence[TokenBatch]) -> list[Tensor]:

@@ -4,7 +4,7 @@ import io
 import os
 import struct
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from phasor.config.tasks import FolderSource
@@ -51,20 +51,25 @@ def read_files(folder: Path, source: FolderSource, max_chars: int, check: RowChe
         try:
             if not is_storable(name):
                 raise RowError("the name is not valid UTF-8", "file name is not UTF-8")
-            sections = list(_sections(path))
+            passages = list(_passages(name, _sections(path), source, max_chars))
+            if not passages:
+                check.dropped["file without text"] += 1
+        except OSError as error:
+            check.bad(str(path), f"cannot be read ({error.strerror})", "unreadable file")
+            continue
         except RowError as problem:
             check.bad(os.fsencode(path).decode("utf-8", "backslashreplace"), *problem.args)
             continue
-        yield list(_passages(name, sections, source, max_chars))
+        yield passages
 
 
-def _passages(name: str, sections: list[tuple[str, str]], source: FolderSource, max_chars: int) -> Iterator[Passage]:
+def _passages(name: str, sections: Iterable[tuple[str, str]], source: FolderSource, max_chars: int) -> Iterator[Passage]:
     number = 0
     for place, (title, text) in enumerate(sections, start=1):
         document = name if source.document == "file" else f"{name}#{place}"
         for piece in chunk(text, max_chars):
             number += 1
-            yield Passage(f"{name}#{number}", piece, title or Path(name).stem, document)
+            yield Passage(f"{name}#{number}", piece, title or Path(name).stem, document, source.language)
 
 
 def _sections(path: Path) -> Iterator[tuple[str, str]]:
