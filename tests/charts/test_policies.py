@@ -125,6 +125,19 @@ def test_every_pod_is_behind_a_default_deny_and_may_only_what_it_needs(case: str
     assert len(of_kind(objects(case, "networkPolicy.enabled=false"), "NetworkPolicy")) == 0
 
 
+@pytest.mark.parametrize("case", CASES)
+def test_every_pod_asks_for_names_and_reaches_what_it_is_told_to(case: str) -> None:
+    """Names on OpenShift, too, whose DNS pods listen elsewhere than their Service: policies see the pods' ports."""
+    rule = {"ports": [{"protocol": "TCP", "port": 8333}]}
+    found = with_values(case, {"networkPolicy": {"extraEgress": [rule]}})
+    for name, meta, _ in pods(found):
+        mine = [tree["spec"] for tree in of_kind(found, "NetworkPolicy") if selects(tree["spec"]["podSelector"], meta["labels"])]
+        exits = [rule for spec in mine for rule in spec.get("egress", [])]
+        ports = {(port["protocol"], port["port"]) for exit in exits if "to" not in exit for port in exit["ports"]}
+        assert ports >= {(protocol, number) for protocol in ("UDP", "TCP") for number in (53, 5353)}, name
+        assert exits.count(rule) == 1, name
+
+
 def outsiders(case: str) -> list[Object]:
     """Who may ask the gateway from elsewhere, besides those that read metrics."""
     [policy] = [tree for tree in of_kind(objects(case), "NetworkPolicy") if tree["metadata"]["name"].endswith("-gateway")]
