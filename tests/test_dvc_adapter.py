@@ -108,10 +108,10 @@ def test_files_that_the_recipe_names_are_dependencies(make_project: MakeProject)
     changes = [
         "synthesize.personas=people.txt",
         "evaluate.gate.baseline=old/report.json",
-        "tasks.basic.sources=[{kind: folder, path: docs}]",
+        "tasks.basic.sources=[{kind: folder, path: docs}, {kind: huggingface, name: ./data/mine}, {kind: huggingface, name: of/hub}]",
     ]
     found = stages(load_recipe(path, changes))
-    assert found["collect-basic"]["deps"] == ["docs"]
+    assert found["collect-basic"]["deps"] == ["docs", "data/mine"]
     assert "people.txt" in found["synthesize-basic"]["deps"] and "old/report.json" in found["evaluate-embed"]["deps"]
 
 

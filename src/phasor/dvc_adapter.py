@@ -25,7 +25,7 @@ import yaml
 from ruamel.yaml import YAML
 
 from phasor.artifacts import write_text
-from phasor.config.tasks import BeirSource, FolderSource, JsonlSource, Source
+from phasor.config.tasks import BeirSource, FolderSource, HuggingFaceSource, JsonlSource, Source
 from phasor.errors import PhasorError, first_line
 from phasor.phases import Job, Phase, jobs
 from phasor.recipe import Recipe
@@ -262,6 +262,8 @@ def _source_files(source: Source) -> list[str]:
             return [source.path]
         case JsonlSource():
             return [source.corpus, *([source.examples] if source.examples else [])]
+        case HuggingFaceSource() if source.is_local:
+            return [Path(source.name).as_posix()]
         case _:
             return []
 

@@ -51,7 +51,7 @@ class HuggingFaceSource(Config):
     """A data set of the Hugging Face hub, or a local copy of one."""
 
     kind: Literal["huggingface"] = "huggingface"
-    name: str = Field(description="Hub name or local folder.")
+    name: str = Field(description="Hub name, or a local folder; one that begins with ./ or / is watched for changes.")
     subset: str | None = Field(None, description="Configuration name of the data set.")
     split: str = Field("train", description="Split to read.")
     revision: str | None = Field(None, description="Commit of the data set; pin it for repeatable runs.")
@@ -60,6 +60,11 @@ class HuggingFaceSource(Config):
     positive: str = Field("positive", description="Column of one or more positives: texts, or objects with text and title.")
     negative: str | None = Field(None, description="Column of negatives, in the same forms.")
     max_rows: int | None = Field(None, ge=1, description="Rows read, chosen by seeded shuffle.")
+
+    @property
+    def is_local(self) -> bool:
+        """Whether it is a folder by its name alone, as whoever watches for changes may not see it. A copy under a hub name is not."""
+        return self.name.startswith((".", "/"))
 
 
 Source = Annotated[
