@@ -34,6 +34,17 @@ def test_a_wrong_variable_is_named(name: str, value: str, monkeypatch: pytest.Mo
         settings()
 
 
+@pytest.mark.parametrize("name", NAMES[:3])
+def test_a_key_is_read_without_its_line_break_and_never_repeated(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(name, " secret\n")
+    assert "secret" in (settings().openai_api_key, settings().api_key, settings().qdrant_api_key)
+    for wrong in ("sec\nret", "sec\rret", "sécret"):
+        monkeypatch.setenv(name, wrong)
+        with pytest.raises(PhasorError, match=f"{name} holds a character that no key has") as caught:
+            settings()
+        assert "ret" not in str(caught.value).removesuffix("See how its secret was made.")
+
+
 def test_children_find_the_commands_of_this_python_first(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "/elsewhere")
     prefer_own_commands()

@@ -81,9 +81,9 @@ def settings() -> Settings:
     if log_level not in logging.getLevelNamesMapping():
         raise PhasorError(f"PHASOR_LOG_LEVEL={log_level} is no log level. Use DEBUG, INFO, WARNING or ERROR.")
     return Settings(
-        openai_api_key=os.environ.get("OPENAI_API_KEY", ""),
-        api_key=os.environ.get("PHASOR_API_KEY", ""),
-        qdrant_api_key=os.environ.get("QDRANT_API_KEY", ""),
+        openai_api_key=_key("OPENAI_API_KEY"),
+        api_key=_key("PHASOR_API_KEY"),
+        qdrant_api_key=_key("QDRANT_API_KEY"),
         rank=_number("RANK", 0),
         world_size=_number("WORLD_SIZE", 1),
         local_rank=_number("LOCAL_RANK", 0),
@@ -175,6 +175,17 @@ def standby_address() -> str:
 def use_standby(address: str) -> None:
     """Let children of this process find the one that stands by; empty: let them do without."""
     os.environ["PHASOR_STANDBY"] = address
+
+
+def _key(name: str) -> str:
+    """A key for a header, without the line break at the end of many a secret.
+
+    What no header takes is refused here, without its text: httpx's complaint would repeat the key.
+    """
+    key = os.environ.get(name, "").strip()
+    if not (key.isascii() and key.isprintable()):
+        raise PhasorError(f"{name} holds a character that no key has, such as a line break. See how its secret was made.")
+    return key
 
 
 def _number(name: str, default: int) -> int:

@@ -29,7 +29,7 @@ def test_the_key_is_needed_and_read_from_the_environment(
 ) -> None:
     with pytest.raises(EndpointError, match="answers 401: No or unknown API key"):
         check_server(guarded.url, bundle)
-    monkeypatch.setenv("PHASOR_API_KEY", keys[1])
+    monkeypatch.setenv("PHASOR_API_KEY", keys[1] + "\n")
     assert "searches 60 passages" in check_server(guarded.url, bundle)
 
 
