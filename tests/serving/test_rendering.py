@@ -1,5 +1,7 @@
 """Template, tokens and cut of any text: what an engine gets is the beginning of the whole, and never too long."""
 
+import asyncio
+import threading
 from pathlib import Path
 
 import pytest
@@ -8,10 +10,14 @@ from hypothesis import strategies as st
 from tests.packaging.conftest import TEXTS, bert_tokenizer, qwen_tokenizer
 from transformers import PreTrainedTokenizerFast
 
+from phasor.config.serving import ServeConfig
 from phasor.data.templates import render_pair, render_query
 from phasor.models.tokenizer import train_tokenizer
 from phasor.models.tokens import special_affixes, tokenize
 from phasor.serving.bundle import Bundle, open_bundle
+from phasor.serving.failures import ApiError
+from phasor.serving.gateway import Gateway
+from phasor.serving.metrics import Metrics
 from phasor.serving.rendering import Renderer
 
 RUNS = [" " * 64 + "x", "-" * 64 + "\n", "\n" * 64, "." * 64 + "\n\n"]
@@ -93,3 +99,26 @@ def test_a_pair_has_its_ends_whole_and_is_cut_inside_the_document(
     for document, found in zip(documents, pairs.tokens, strict=True):
         wanted = whole(opened, "rerank", document)[: min(room - len(head), most_of_one or room)]
         assert found.tolist() == [*head, *wanted, *tail] and len(found) <= config.max_pair_tokens
+
+
+def test_queries_and_pairs_do_not_wait_for_the_texts_of_many_others(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened = open_bundle(bundle)
+    gateway, go = Gateway(opened, Renderer(opened), ServeConfig(), Metrics(), wants_index=False), threading.Event()
+    documents = gateway.renderer.documents
+    monkeypatch.setattr(gateway.renderer, "documents", lambda many: go.wait(60) and documents(many))
+    long = "word " * 1000
+
+    async def run() -> None:
+        bulk = [asyncio.create_task(gateway.embed_documents([long, long])) for _ in range(100)]
+        await asyncio.sleep(0.1)
+        async with asyncio.timeout(10):
+            assert len((await gateway.pairs("", long, [long])).tokens) == 1
+            with pytest.raises(ApiError, match="being loaded"):  # so far it came
+                await gateway.embed_queries([long], "", "input")
+        assert not any(task.done() for task in bulk)
+        go.set()
+        assert {str(problem) for problem in await asyncio.gather(*bulk, return_exceptions=True)} == {
+            "The models are being loaded. Try again."
+        }  # fmt: skip
+
+    asyncio.run(run())

@@ -3,6 +3,7 @@
 import asyncio
 import logging
 from collections.abc import Callable, Sequence
+from concurrent.futures import Executor, ThreadPoolExecutor
 from typing import TYPE_CHECKING, Literal, TypeVar
 
 from phasor.config.base import Role
@@ -42,6 +43,8 @@ class Gateway:
         self.index: LoadedIndex | None = None
         self.index_problem = ""
         self.draining = False
+        # One at a time, which is as fast: else a few of many texts take every thread, and searches wait for seconds.
+        self._bulk = ThreadPoolExecutor(1, "phasor-bulk")
 
     @property
     def state(self) -> State:
@@ -76,9 +79,10 @@ class Gateway:
 
     async def embed_documents(self, documents: Sequence[str]) -> tuple[Vectors, int]:
         """[N, D] vectors of passages, and the tokens that were read. Raises ApiError."""
-        texts = await _render(documents, lambda: self.renderer.documents(documents))
         # A single text is somebody's question to a server without roles; many are somebody's corpus.
-        return await self._embed(texts, "query" if len(documents) == 1 else "bulk", "input")
+        lane: Lane = "query" if len(documents) == 1 else "bulk"
+        texts = await _render(documents, lambda: self.renderer.documents(documents), self._bulk if lane == "bulk" else None)
+        return await self._embed(texts, lane, "input")
 
     async def pairs(self, instruction: str, query: str, documents: Sequence[str], max_document_tokens: int | None = None) -> Pairs:
         """A query with rendered documents, ready to be scored."""
@@ -124,9 +128,9 @@ class Gateway:
         return self.engine
 
 
-async def _render(texts: Sequence[str], render: Callable[[], T]) -> T:
-    """Make tokens of texts without holding up other requests."""
-    return render() if sum(map(len, texts)) <= _AT_ONCE else await asyncio.to_thread(render)
+async def _render(texts: Sequence[str], render: Callable[[], T], threads: Executor | None = None) -> T:
+    """Make tokens of texts without holding up other requests; in those threads, or in those that searches have."""
+    return render() if sum(map(len, texts)) <= _AT_ONCE else await asyncio.get_running_loop().run_in_executor(threads, render)
 
 
 def _told(problem: OverloadedError | EngineError) -> ApiError:
