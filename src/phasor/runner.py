@@ -87,6 +87,10 @@ def execute_paths(job: Job, inputs: Paths, outputs: Paths, report_path: Path) ->
             _finish(job, chosen, report, inputs, aside, outputs, time.perf_counter() - start)
             write_json(report, report_path)
             _clear_scratch(job)
+        if settings().world_size > 1:
+            from phasor.training import distributed  # with torch
+
+            distributed.leave()
     except OSError as error:
         if error.errno in _REFUSED:
             place = error.filename or ", ".join(str(path) for path in outputs.flat().values())

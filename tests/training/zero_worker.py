@@ -57,3 +57,4 @@ if __name__ == "__main__":
     for chosen in RUNS:
         for at in (None, STOP) if chosen in STOPPED else (None,):
             run(Path(sys.argv[1]), chosen, at)
+    distributed.leave()

@@ -45,6 +45,13 @@ def join() -> None:
     dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
 
 
+def leave() -> None:
+    """Part when all are done: one that goes first may fail on its way out, for which torchrun ends the others in the middle of their work."""
+    if dist.is_initialized():
+        dist.barrier()
+        dist.destroy_process_group()
+
+
 def mean(value: float, device: torch.device) -> float:
     """Mean of a number over all ranks."""
     if world_size() == 1:
