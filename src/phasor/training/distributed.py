@@ -46,7 +46,7 @@ def join() -> None:
 
 
 def leave() -> None:
-    """Part when all are done: one that goes first may fail on its way out, for which torchrun ends the others in the middle of their work."""
+    """Part when all are done: a process that ends early may fail on its way out, and torchrun then ends the others in mid-work."""
     if dist.is_initialized():
         dist.barrier()
         dist.destroy_process_group()
