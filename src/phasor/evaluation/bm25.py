@@ -26,7 +26,6 @@ K1_GRID = (0.6, 0.9, 1.2, 1.6, 2.0)
 B_GRID = (0.2, 0.4, 0.6, 0.8, 1.0)
 
 _WORD = re.compile(rf"[{CJK}]|[^\W_{CJK}]+(?:[._]+[^\W_{CJK}]+)*")  # a dotted or snake_case name is one word
-_PART = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+")  # and these are its parts
 _JOINT = re.compile("[._]+")
 _STOP_WORDS = frozenset(STOPWORDS_EN)
 
@@ -63,9 +62,7 @@ class Analyzer:
         return terms
 
     def _analyze(self, word: str) -> list[str]:
-        # Letters with accents have cases, too, which the pattern does not know.
-        found = _PART.findall(word) if word.isascii() else [part for name in _JOINT.split(word) for part in split_identifier(name)]
-        parts = [part.lower() for part in found]
+        parts = [part.lower() for name in _JOINT.split(word) for part in split_identifier(name)]
         whole = word.lower()
         candidates = [whole] if parts == [whole] else [whole, *parts]
         stemmed: list[str] = self._stemmer.stemWords([term for term in candidates if term not in _STOP_WORDS])

@@ -98,11 +98,9 @@ def load_specialist(warmup: Path, specialist: Path, role: Role) -> tuple[PreTrai
 
 def make_network(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, config: ModelConfig, role: Role) -> Network:
     """Embedder or reranker around a loaded model, on the GPU if there is one. Raises ModelError for texts longer than it has positions."""
-    limits = {"max_query_tokens": config.max_query_tokens, "max_passage_tokens": config.max_passage_tokens}
-    if role == "rerank":
-        limits = {"max_pair_tokens": config.max_pair_tokens}
-    for name, tokens in limits.items():
-        if tokens > (positions := _positions(model)):
+    positions = _positions(model)
+    for name in ("max_query_tokens", "max_passage_tokens") if role == "embed" else ("max_pair_tokens",):
+        if (tokens := getattr(config, name)) > positions:
             raise ModelError(f"model.{role}.{name} is {tokens}, but the backbone has {positions} positions. Lower it to that.")
     network = Embedder(model, tokenizer, config) if role == "embed" else Reranker(model, tokenizer, config)
     return network.to("cuda") if torch.cuda.is_available() else network

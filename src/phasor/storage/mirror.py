@@ -62,11 +62,12 @@ def forget_finished() -> None:
     store, base = Store(settings), Place.parse(settings.checkpoints)
     with _forgiven("forget"):
         names = store.names(base)
-        for name in sorted(name.removesuffix(f"/{_FINISHED}") for name in names if name.endswith(f"/{_FINISHED}")):
-            place = Place(base.bucket, base.key(name))
+        for mark in sorted(name for name in names if name.endswith(f"/{_FINISHED}")):
+            folder = mark.removesuffix(_FINISHED)
+            manifest, parts = folder + _MANIFEST, {name for name in names if name.startswith(folder)}
             # The mark goes last: whoever is interrupted here comes back.
-            for part in (_MANIFEST, *sorted(store.names(place) - {_MANIFEST, _FINISHED}), _FINISHED):
-                store.remove(place, part)
+            for name in (manifest, *sorted(parts - {manifest, mark}), mark):
+                store.remove(base, name)
 
 
 class _State(BaseModel):
