@@ -1,6 +1,8 @@
 """Digests, manifests and publishing: a byte is noticed, a folder is complete or absent."""
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +12,7 @@ from phasor.artifacts import (
     MANIFEST,
     Manifest,
     Report,
+    alone,
     digest_artifact,
     digest_json,
     digest_tree,
@@ -172,3 +175,21 @@ def test_a_refused_write_leaves_the_old_text(tmp_path: Path) -> None:
 
 def test_libraries_are_recorded() -> None:
     assert library_versions().keys() >= {"python", "torch", "transformers", "peft", "faiss-cpu"}
+
+
+def test_a_lock_is_held_by_one_process_and_ends_with_it(tmp_path: Path) -> None:
+    lock = tmp_path / "new" / "lock"
+    hold = (
+        "import sys; from pathlib import Path; from phasor.artifacts import alone\n"
+        "with alone(Path(sys.argv[1]), 'it'): print(flush=True); input()"
+    )
+    with subprocess.Popen([sys.executable, "-c", hold, str(lock)], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+        assert other.stdout is not None
+        other.stdout.readline()
+        with pytest.raises(ArtifactError, match=r"collect is under way in another process\. Wait"), alone(lock, "collect"):
+            pytest.fail("two at once")
+        assert lock.exists()
+        other.kill()
+    with alone(lock, "collect"):
+        assert lock.exists()
+    assert not lock.exists()

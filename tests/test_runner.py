@@ -152,6 +152,8 @@ def test_a_killed_job_leaves_nothing_half_written_and_can_go_on(make_project: Ma
     job, work = collect(make_project)
     child = subprocess.Popen([sys.executable, "-c", HALF_WAY, str(job.root / "params.yaml"), str(work)], stdout=subprocess.PIPE, text=True)
     assert child.stdout is not None and child.stdout.readline() == "ready\n"
+    with pytest.raises(ArtifactError, match="collect-basic is under way in another process"):
+        execute(job, work)  # both would write to the same folder aside
     child.send_signal(signal.SIGKILL)
     child.wait()
     child.stdout.close()

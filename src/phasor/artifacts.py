@@ -5,12 +5,14 @@ The manifest holds nothing that changes from run to run (no times, no paths), so
 """
 
 import contextlib
+import fcntl
 import hashlib
 import importlib.metadata
 import json
 import os
 import platform
 import shutil
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
@@ -197,6 +199,34 @@ def publish(aside: Path, target: Path) -> None:
         target.rename(old)
     aside.rename(target)
     shutil.rmtree(old, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def alone(lock: Path, what: str) -> Iterator[None]:
+    """Be the only process that does something, as far as the file system knows locks; a lock ends with its process, however that ends.
+
+    Args:
+        lock: file to make for the time, beside what must not be written twice at once.
+        what: is under way, for the message.
+
+    Raises:
+        ArtifactError: another process does it already.
+    """
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    with lock.open("a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            taken = not os.path.samestat(lock.stat(), os.fstat(file.fileno()))
+        except (BlockingIOError, FileNotFoundError):  # the latter and another file: who held it removed it a moment ago
+            taken = True
+        except OSError:  # some network file systems know no locks
+            taken = False
+        if taken:
+            raise ArtifactError(f"{what} is under way in another process. Wait until it is through, and run this again.")
+        try:
+            yield
+        finally:
+            lock.unlink(missing_ok=True)
 
 
 def discard(folder: Path) -> None:

@@ -1,5 +1,6 @@
 """Run one job: check inputs, write outputs aside, add manifest and cost, publish. Shared by CLI and KFP."""
 
+import contextlib
 import errno
 import os
 import platform
@@ -7,6 +8,7 @@ import resource
 import shutil
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ from phasor.artifacts import (
     MANIFEST,
     Manifest,
     Report,
+    alone,
     digest_artifact,
     digest_json,
     digest_tree,
@@ -29,7 +32,7 @@ from phasor.phases import Job, Paths, Phase, phase
 from phasor.recipe import Recipe, narrowed
 from phasor.settings import settings
 
-_REFUSED = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES)
+_REFUSED = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.ENOTDIR)
 # How torch says it, whose classes of errors differ by device and are not imported for phases that need no torch.
 _NO_MEMORY = ("out of memory", "can't allocate memory", "ALLOC_FAILED")
 
@@ -67,7 +70,7 @@ def execute_paths(job: Job, inputs: Paths, outputs: Paths, report_path: Path) ->
     Only rank 0 of a distributed job publishes; the other ranks write nothing.
 
     Raises:
-        ArtifactError: an input is missing.
+        ArtifactError: an input is missing, or another process runs the same job here.
         StorageError: the disk is full or refuses.
         OutOfMemory: of the machine or its GPU.
     """
@@ -75,6 +78,13 @@ def execute_paths(job: Job, inputs: Paths, outputs: Paths, report_path: Path) ->
     for name, path in inputs.flat().items():
         if not path.exists():
             raise ArtifactError(f"{job.name}: input {name} is missing at {path}. Run the phase that writes it, or `dvc repro`.")
+    # The other ranks of a job work beside rank 0.
+    held = alone(job.scratch.with_name(f"{job.scratch.name}.lock"), job.name) if settings().rank == 0 else contextlib.nullcontext()
+    with _refusals(job, outputs), held:
+        return _run(chosen, job, inputs, outputs, report_path)
+
+
+def _run(chosen: Phase, job: Job, inputs: Paths, outputs: Paths, report_path: Path) -> Report:
     aside = Paths({name: _aside(path, job.scratch) for name, path in outputs.entries.items() if isinstance(path, Path)})
     start = time.perf_counter()
     try:
@@ -91,6 +101,17 @@ def execute_paths(job: Job, inputs: Paths, outputs: Paths, report_path: Path) ->
             from phasor.training import distributed  # with torch
 
             distributed.leave()
+        return report
+    finally:
+        for path in aside.flat().values():
+            shutil.rmtree(path, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _refusals(job: Job, outputs: Paths) -> Iterator[None]:
+    """Say what the machine refuses: room on the disk, or memory."""
+    try:
+        yield
     except OSError as error:
         if error.errno in _REFUSED:
             place = error.filename or ", ".join(str(path) for path in outputs.flat().values())
@@ -104,10 +125,6 @@ def execute_paths(job: Job, inputs: Paths, outputs: Paths, report_path: Path) ->
                 "Other processes on the same GPU count as well: `phasor repro --jobs 1` runs one at a time."
             ) from error
         raise
-    finally:
-        for path in aside.flat().values():
-            shutil.rmtree(path, ignore_errors=True)
-    return report
 
 
 def _clear_scratch(job: Job) -> None:
