@@ -11,6 +11,7 @@ import pytest
 from tests.indexing.conftest import Build
 from tests.serving import world
 
+from phasor.artifacts import alone
 from phasor.cli import main
 from phasor.config.indexing import IndexConfig
 from phasor.data.templates import render_document
@@ -147,6 +148,35 @@ def test_an_interrupted_build_goes_on_where_it_was(
     build(shard_passages=10)
     assert seen == [10, 10]
     check(bundle, tmp_path / "index", embedder, world.rows())
+
+
+def test_an_interruption_between_the_files_of_a_shard_leaves_none_that_vouches_for_another(
+    build: Build, bundle: Bundle, embedder: Embedder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    interrupt(build, monkeypatch)
+    other = [{**row, "text": f"Another text, number {number}."} for number, row in enumerate(world.rows())]
+    with monkeypatch.context() as patch, pytest.raises(InterruptedBuildError):
+        patch.setattr("phasor.indexing.embedding.write_json", stop)
+        build(other, shard_passages=10)
+    build(shard_passages=10)
+    check(bundle, tmp_path / "index", embedder, world.rows())
+
+
+def stop(*_: object) -> None:
+    raise InterruptedBuildError
+
+
+def test_two_commands_on_one_index_do_not_mix(build: Build, bundle: Bundle, tmp_path: Path) -> None:
+    build()
+    before = (tmp_path / "index" / "current.json").read_bytes()
+    with alone(tmp_path / "index" / ".lock", "another"):
+        for attempt in (build, lambda: update_index(bundle, tmp_path / "index", None, [world.rows()[0]["id"]], IndexConfig())):
+            with pytest.raises(ArtifactError, match="a build or update of the index .* is under way in another process"):
+                attempt()
+    assert (tmp_path / "index" / "current.json").read_bytes() == before
+    with pytest.raises(ArtifactError):
+        update_index(bundle, tmp_path / "none", None, ["x"], IndexConfig())
+    assert not (tmp_path / "none").exists()
 
 
 def test_after_an_interruption_changed_documents_are_embedded_anew(

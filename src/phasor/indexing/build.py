@@ -7,13 +7,13 @@ import logging
 import shutil
 import uuid
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from phasor.artifacts import sha256_file
+from phasor.artifacts import alone, sha256_file
 from phasor.config.indexing import FaissConfig, IndexConfig, QdrantConfig
 from phasor.errors import ArtifactError, DataError
 from phasor.indexing.backend import VectorBackend
@@ -63,11 +63,12 @@ def build_index(bundle: Bundle, source: Path, root: Path, config: IndexConfig) -
     dims = config.dims or bundle.dims[0]
     if dims not in bundle.dims:
         raise DataError(f"dims {dims} is not a size of this bundle. Choose one of {', '.join(map(str, bundle.dims))}.")
-    shards = open_shards(root, "build", bundle.model, dims, config.shard_passages)
-    _embed(source, config, PassageEmbedder(bundle, dims, config.batch_size), shards)
-    if not shards.count:
-        raise DataError(f"{source} holds no documents. Name another source.")
-    return _finish(bundle, root, shards, dims, config)
+    with _alone(root):
+        shards = open_shards(root, "build", bundle.model, dims, config.shard_passages)
+        _embed(source, config, PassageEmbedder(bundle, dims, config.batch_size), shards)
+        if not shards.count:
+            raise DataError(f"{source} holds no documents. Name another source.")
+        return _finish(bundle, root, shards, dims, config)
 
 
 def update_index(bundle: Bundle, root: Path, add: Path | None, delete: Sequence[str], config: IndexConfig) -> IndexInfo:
@@ -83,30 +84,36 @@ def update_index(bundle: Bundle, root: Path, add: Path | None, delete: Sequence[
     Raises:
         PhasorError: another bundle or vector size, an unknown id, or a source that cannot be used.
     """
-    pointer = read_pointer(root)
-    folder = version_folder(root, pointer)
-    info = read_info(folder, pointer.sha256)
-    check_model(info, bundle)
-    if config.dims not in (None, info.dims):
-        raise DataError(f"dims {config.dims}: the vectors of this index have {info.dims}. Leave dims out, or build the index again.")
-    check_files(folder, info, (DOCUMENTS, VECTORS))
-    old, vectors = Documents(folder / DOCUMENTS), np.load(folder / VECTORS, mmap_mode="r", allow_pickle=False)
-    if unknown := sorted(set(delete) - {old[row].passage.id for row in np.flatnonzero(old.having("id", delete)).tolist()}):
-        raise DataError(f"{len(unknown)} of the ids to delete are not in the index, first {unknown[0]!r}. Leave them out.")
-    added = [document.passage.id for document in read_documents(add, config, row_check(config))] if add else []
-    kept = np.flatnonzero(~old.having("id", [*added, *delete]))
-    shards = open_shards(root, "update", bundle.model, info.dims, config.shard_passages, pointer.sha256)
-    embedder = PassageEmbedder(bundle, info.dims, config.batch_size)
-    for start in range(0, len(kept), config.shard_passages):
-        rows = kept[start : start + config.shard_passages]
-        shards.add([old[row] for row in rows.tolist()], np.asarray(vectors[rows]), embedder)
-    if add:
-        _embed(add, config, embedder, shards)
-    if not shards.count:
-        raise DataError("the index would be empty. Delete fewer documents.")
-    # The new version is written whole, so it may as well be written to another place.
-    chosen = config if "store" in config.model_fields_set else config.model_copy(update={"store": _same_store(info)})
-    return _finish(bundle, root, shards, info.dims, chosen)
+    read_pointer(root)  # a wrong folder is told before a lock is put into it
+    with _alone(root):
+        pointer = read_pointer(root)
+        folder = version_folder(root, pointer)
+        info = read_info(folder, pointer.sha256)
+        check_model(info, bundle)
+        if config.dims not in (None, info.dims):
+            raise DataError(f"dims {config.dims}: the vectors of this index have {info.dims}. Leave dims out, or build the index again.")
+        check_files(folder, info, (DOCUMENTS, VECTORS))
+        old, vectors = Documents(folder / DOCUMENTS), np.load(folder / VECTORS, mmap_mode="r", allow_pickle=False)
+        if unknown := sorted(set(delete) - {old[row].passage.id for row in np.flatnonzero(old.having("id", delete)).tolist()}):
+            raise DataError(f"{len(unknown)} of the ids to delete are not in the index, first {unknown[0]!r}. Leave them out.")
+        added = [document.passage.id for document in read_documents(add, config, row_check(config))] if add else []
+        kept = np.flatnonzero(~old.having("id", [*added, *delete]))
+        shards = open_shards(root, "update", bundle.model, info.dims, config.shard_passages, pointer.sha256)
+        embedder = PassageEmbedder(bundle, info.dims, config.batch_size)
+        for start in range(0, len(kept), config.shard_passages):
+            rows = kept[start : start + config.shard_passages]
+            shards.add([old[row] for row in rows.tolist()], np.asarray(vectors[rows]), embedder)
+        if add:
+            _embed(add, config, embedder, shards)
+        if not shards.count:
+            raise DataError("the index would be empty. Delete fewer documents.")
+        # The new version is written whole, so it may as well be written to another place.
+        chosen = config if "store" in config.model_fields_set else config.model_copy(update={"store": _same_store(info)})
+        return _finish(bundle, root, shards, info.dims, chosen)
+
+
+def _alone(root: Path) -> AbstractContextManager[None]:
+    return alone(root / ".lock", f"a build or update of the index {root}")
 
 
 def _embed(source: Path, config: IndexConfig, embedder: PassageEmbedder, shards: Shards) -> None:

@@ -71,6 +71,7 @@ class Shards:
         if (found := self._finished(len(self.shards))) is None or found.digest != digest:
             found = Shard(digest=digest, count=len(documents), metadata=names)
             stem = self._stem(len(self.shards))
+            stem.with_suffix(".json").unlink(missing_ok=True)  # it vouches for the files that follow
             np.save(stem.with_suffix(".npy"), embedder.encode(documents) if vectors is None else vectors, allow_pickle=False)
             table = to_table(documents, names)
             with pa.OSFile(str(stem.with_suffix(".arrow")), "wb") as stream, pa.ipc.new_file(stream, table.schema) as writer:
