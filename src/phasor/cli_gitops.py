@@ -44,7 +44,7 @@ def add_commands(commands: Any, positive: Callable[[str], int]) -> None:
     promoting.set_defaults(handler=_promote)
     cloning = actions.add_parser("clone", help="Bring the newest commit of a deployment repository, where there is no Git.")
     cloning.add_argument("url_file", type=Path, help="file that holds its URL, with user and token if it needs them")
-    cloning.add_argument("folder", type=Path, help="folder to make")
+    cloning.add_argument("folder", type=Path, help="folder to make; an untouched clone from an earlier call gives way")
     cloning.add_argument("--branch", default="main", help="which (default: main)")
     add_ca(cloning)
     cloning.set_defaults(handler=_clone)

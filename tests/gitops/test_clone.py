@@ -48,6 +48,30 @@ def test_each_clone_is_the_newest_commit_of_the_branch(deployment: Deployment, a
     assert clone(url_file, url, target) == 0 and (target / "serving" / "values.yaml").read_text() == "replicas: 3\n"
 
 
+def test_nothing_but_an_untouched_clone_gives_way(
+    deployment: Deployment, address: str, url_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    url, target, mine = f"http://{address}{deployment.origin}", tmp_path / "here", tmp_path / "mine"
+    mine.mkdir()
+    assert clone(url_file, url, mine) == 0  # an empty one does
+    (mine / "draft").write_text("precious")
+    (tmp_path / "file").write_text("precious")
+    assert clone(url_file, url, target) == 0
+    mine_too = ["commit", "-q", "--allow-empty", "-m", "mine"]
+    subprocess.run(["git", "-c", "user.name=a", "-c", "user.email=a@b", *mine_too], cwd=target, check=True)
+    for folder in (mine, tmp_path / "file", target, tmp_path):
+        assert clone(url_file, url, folder) == 2
+        assert f"{folder} holds more than an earlier clone" in capsys.readouterr().err
+    assert (mine / "draft").read_text() == (tmp_path / "file").read_text() == "precious"
+    log = subprocess.run(["git", "log", "--format=%s"], cwd=target, check=True, capture_output=True, text=True)
+    assert log.stdout.startswith("mine\n")
+    for content in (b"", b"\xff", b"http://[user:s3cret@::1/x"):
+        url_file.write_bytes(content)
+        assert main(["gitops", "clone", str(url_file), str(tmp_path / "new")]) == 2
+        told = capsys.readouterr().err
+        assert str(url_file) in told and "s3cret" not in told and "Traceback" not in told
+
+
 def test_what_goes_wrong_is_one_line_without_the_token_and_leaves_the_last_clone(
     deployment: Deployment, address: str, url_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
