@@ -76,6 +76,9 @@ def init_project(directory: Path, documents: Path, recipe_name: str) -> str:
         _clear(directory, created)
         detail = error.stderr.strip() if isinstance(error, subprocess.CalledProcessError) else str(error)
         raise PhasorError(f"{directory} cannot be made a project: {detail}") from None
+    except BaseException:
+        _clear(directory, created)
+        raise
     return _NEXT.format(directory=directory, params=PARAMS)
 
 

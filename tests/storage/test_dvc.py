@@ -180,6 +180,15 @@ def test_the_command_tells_the_revision_and_what_differs(
     (project / "dvc.lock").write_text(yaml.safe_dump({"schema": "2.0", "stages": {"collect-t": stage}}))
     assert main(["data", "status"]) == 0
     assert capsys.readouterr().out.count("the same everywhere") == 2
+    for spelling in ("docs/", "./docs"):  # as a shell completes it, and as some write it
+        (project / "params.yaml").write_text(recipe.replace("path: docs", f"path: {spelling}"))
+        stage["deps"][0]["path"] = spelling
+        (project / "dvc.lock").write_text(yaml.safe_dump({"schema": "2.0", "stages": {"collect-t": stage}}))
+        assert main(["data", "status"]) == 0
+        assert capsys.readouterr().out.count("the same everywhere") == 2
+    (project / "params.yaml").write_text(recipe)
+    stage["deps"][0]["path"] = "docs"
+    (project / "dvc.lock").write_text(yaml.safe_dump({"schema": "2.0", "stages": {"collect-t": stage}}))
     (project / "docs" / "c.txt").write_text("gamma\n")
     assert main(["data", "status"]) == 0
     docs, one = capsys.readouterr().out.splitlines()
@@ -191,3 +200,16 @@ def test_the_command_tells_the_revision_and_what_differs(
     (project / "params.yaml").write_text(recipe.replace("one.jsonl", "two.jsonl"))
     assert main(["data", "rev"]) == 2
     assert "two.jsonl is not under DVC. Track it with `dvc add two.jsonl`" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("content", ["", "<<<<<<< ours\nouts: []\n=======\n>>>>>>> theirs\n", "- a\n"])
+@pytest.mark.parametrize(("name", "remedy"), [("docs.dvc", "dvc add docs"), ("dvc.lock", "git checkout")])
+def test_a_file_that_a_merge_left_is_one_message(
+    content: str, name: str, remedy: str, project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(project)
+    (project / "params.yaml").write_text("tasks: {t: {instruction: find, sources: [{kind: folder, path: docs}]}}")
+    (project / name).write_text(content)
+    assert main(["data", "status"]) == 2
+    told = capsys.readouterr().err
+    assert name in told and remedy in told and "Traceback" not in told
