@@ -1,5 +1,6 @@
 """`phasor search` on an evaluated pico run."""
 
+import json
 import re
 import shutil
 from pathlib import Path
@@ -70,6 +71,15 @@ def test_without_a_task_all_corpora_are_searched(ready: tuple[Path, Recipe]) -> 
     text = search(recipe, work, QUERY, None, None, 30)
     assert "80 passages of basic, instruction" in text
     assert {hit[3] for hit in lists(text)[0]} == {"basic", "instruction"}
+
+
+def test_a_task_that_no_evaluation_has_seen_is_searched_with_what_bm25_has_by_default(ready: tuple[Path, Recipe], tmp_path: Path) -> None:
+    work = Path(shutil.copytree(ready[0], tmp_path / "work"))
+    scores = work / "embed" / "evaluation" / "scores.json"
+    tree = json.loads(scores.read_text())
+    del tree["bm25"]["basic"]
+    scores.write_text(json.dumps(tree))
+    assert "BM25" in search(ready[1], work, QUERY, "basic", None, 5)
 
 
 def test_an_own_instruction_changes_the_ranking_and_is_shown(ready: tuple[Path, Recipe]) -> None:

@@ -144,12 +144,12 @@ def _bm25(work: Path, tasks: Sequence[str], passages: Sequence[Passage], query: 
 
 
 def _setting(work: Path, tasks: Sequence[str]) -> Setting:
-    """What BM25 was tuned to for the task; its defaults for several tasks or before evaluate."""
+    """What BM25 was tuned to for the task; its defaults for several tasks or before evaluate has seen it."""
     path = work / "embed" / "evaluation" / "scores.json"
     if len(tasks) > 1 or not path.is_file():
         return Setting()
-    chosen = read_record(Scores, path).bm25[tasks[0]]
-    return Setting(chosen.k1, chosen.b, chosen.with_instruction)
+    chosen = read_record(Scores, path).bm25.get(tasks[0])
+    return Setting(chosen.k1, chosen.b, chosen.with_instruction) if chosen else Setting()
 
 
 def _layout(left: tuple[str, Sequence[Hit]], right: tuple[str, Sequence[Hit]], width: int) -> str:
