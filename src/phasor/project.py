@@ -63,7 +63,7 @@ def init_project(directory: Path, documents: Path, recipe_name: str) -> str:
         raise PhasorError(f"{directory} lies within the documents, {documents.resolve()}. Name a new folder outside of them.")
     text = _adapt(recipe_text(recipe_name), directory.resolve().name, source)
     recipe = parse_recipe(text, origin=f"recipe {recipe_name}")
-    created = not directory.exists()
+    created, made = not directory.exists(), False
     try:
         directory.mkdir(parents=True, exist_ok=True)
         write_text(text, directory / PARAMS)
@@ -72,13 +72,13 @@ def init_project(directory: Path, documents: Path, recipe_name: str) -> str:
         subprocess.run(["git", "init", "-q"], cwd=directory, check=True, capture_output=True, text=True)
         for arguments in (["init", "-q"], ["config", "core.analytics", "false"]):
             run_dvc(arguments, directory, check=True, capture_output=True)
+        made = True
     except (OSError, subprocess.CalledProcessError) as error:
-        _clear(directory, created)
         detail = error.stderr.strip() if isinstance(error, subprocess.CalledProcessError) else str(error)
         raise PhasorError(f"{directory} cannot be made a project: {detail}") from None
-    except BaseException:
-        _clear(directory, created)
-        raise
+    finally:
+        if not made:
+            _clear(directory, created)
     return _NEXT.format(directory=directory, params=PARAMS)
 
 
