@@ -174,15 +174,13 @@ def test_a_failure_in_the_middle_is_undone(existing: bool, tmp_path: Path, monke
 
 
 def test_a_disk_that_gets_full_on_the_way_leaves_nothing_either(tmp_path: Path) -> None:
-    (tmp_path / "docs").mkdir()
-    (tmp_path / "docs" / "a.md").write_text("# Lanterns\n\nA lantern gives light.\n")
-    assert main(["init", str(tmp_path / "whole"), "--documents", str(tmp_path / "docs")]) == 0
+    write_notes(tmp_path / "notes")
+    init_project(tmp_path / "whole", tmp_path / "notes", "documents")
     least, most = sorted((tmp_path / "whole" / name).stat().st_size for name in ("params.yaml", "dvc.yaml"))
     limit = "resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[1]),) * 2)"
     limited = f"import resource, sys\nfrom phasor.cli import main\n{limit}\nmain(sys.argv[2:])"
-    arguments = ["init", str(tmp_path / "half"), "--documents", str(tmp_path / "docs")]
+    arguments = ["init", str(tmp_path / "half"), "--documents", str(tmp_path / "notes")]
     command = [sys.executable, "-c", limited, str((least + most) // 2), *arguments]
     told = subprocess.run(command, capture_output=True, text=True, check=False).stderr
     assert "dvc.yaml cannot be written: File too large" in told
     assert not (tmp_path / "half").exists()
-

@@ -177,18 +177,12 @@ def test_the_command_tells_the_revision_and_what_differs(
     assert main(["data", "status"]) == 0
     assert capsys.readouterr().out.count("no run here has used it\n") == 2
     stage = {"cmd": "x", "deps": [{"path": path, "md5": md5} for path, md5 in revision(project).items()]}
-    (project / "dvc.lock").write_text(yaml.safe_dump({"schema": "2.0", "stages": {"collect-t": stage}}))
-    assert main(["data", "status"]) == 0
-    assert capsys.readouterr().out.count("the same everywhere") == 2
-    for spelling in ("docs/", "./docs"):  # as a shell completes it, and as some write it
+    for spelling in ("docs/", "./docs", "docs"):  # the first as a shell completes it
         (project / "params.yaml").write_text(recipe.replace("path: docs", f"path: {spelling}"))
         stage["deps"][0]["path"] = spelling
         (project / "dvc.lock").write_text(yaml.safe_dump({"schema": "2.0", "stages": {"collect-t": stage}}))
         assert main(["data", "status"]) == 0
         assert capsys.readouterr().out.count("the same everywhere") == 2
-    (project / "params.yaml").write_text(recipe)
-    stage["deps"][0]["path"] = "docs"
-    (project / "dvc.lock").write_text(yaml.safe_dump({"schema": "2.0", "stages": {"collect-t": stage}}))
     (project / "docs" / "c.txt").write_text("gamma\n")
     assert main(["data", "status"]) == 0
     docs, one = capsys.readouterr().out.splitlines()
