@@ -22,6 +22,14 @@ def test_the_mean_over_tasks_weighs_tasks_not_queries() -> None:
     assert mean_score(values, 100, 0).value == 0.5
 
 
+def test_tasks_with_as_many_queries_are_resampled_independently() -> None:
+    values = np.random.default_rng(0).random(200)
+    single = score(values, 2000, 0)
+    # With the same draws for both, every gain of one task would be a loss of the other, and nothing would seem to vary.
+    both = mean_score({"a": values, "b": 1 - values}, 2000, 0)
+    assert both.high - both.low == pytest.approx((single.high - single.low) / 2**0.5, rel=0.1)
+
+
 def test_a_paired_difference_is_surer_than_two_single_scores() -> None:
     hard = np.random.default_rng(0).random(200)
     difference = score((hard + 0.05) - hard, 1000, 0)
