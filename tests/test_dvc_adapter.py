@@ -247,6 +247,9 @@ def test_a_warm_up_model_of_other_settings_is_not_kept(repository: Path) -> None
     params.write_text(text.replace("seed: 0\n", "seed: 0x0  # the same\n"))
     reproduce(load_recipe(params), repository, workers=2, keep_warmup=True)
     assert runs(repository) == []
+    (repository / "dvc.lock").write_text("<<<<<<< ours\n=======\n>>>>>>> theirs\n")
+    with pytest.raises(PhasorError, match="dvc.lock is no YAML: .*git checkout"):
+        reproduce(load_recipe(params), repository, workers=2, keep_warmup=True)
     (repository / "dvc.lock").unlink()
     with pytest.raises(PhasorError, match="warmup-embed was not made with the present seed, model.embed, warmup.embed"):
         reproduce(load_recipe(params), repository, workers=2, keep_warmup=True)

@@ -23,10 +23,11 @@ from typing import Any
 import psutil
 import yaml
 from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
 
 from phasor.artifacts import write_text
 from phasor.config.tasks import BeirSource, FolderSource, HuggingFaceSource, JsonlSource, Source
-from phasor.errors import PhasorError, first_line
+from phasor.errors import DataError, PhasorError, first_line
 from phasor.phases import Job, Phase, jobs
 from phasor.recipe import Recipe
 from phasor.runner import config_of
@@ -149,9 +150,8 @@ def _refresh(recipe: Recipe, root: Path, known: Mapping[str, dict[str, Any]]) ->
 def _kept(known: Mapping[str, dict[str, Any]], root: Path) -> frozenset[str]:
     """Warm-up stages whose model exists. Raises PhasorError if one was made with other settings than the present ones."""
     kept = [name for name in known if name.startswith("warmup-") and all((root / out).exists() for out in known[name]["outs"])]
-    read = YAML(typ="safe").load  # numbers as DVC reads them
-    params, lock = read(root / PARAMS), root / "dvc.lock"
-    recorded = read(lock)["stages"] if lock.exists() else {}
+    params = read_yaml(root / PARAMS, "Mend it.")
+    recorded = recorded_stages(root)
     for name in kept:
         before = recorded.get(name, {}).get("params", {}).get(PARAMS, {})
         if changed := [key for key in known[name]["params"] if key not in before or before[key] != _value(params, key)]:
@@ -160,6 +160,34 @@ def _kept(known: Mapping[str, dict[str, Any]], root: Path) -> frozenset[str]:
                 "Run without --keep-warmup to train it again, or take the change back."
             )
     return frozenset(kept)
+
+
+def recorded_stages(root: Path) -> dict[str, dict[str, Any]]:
+    """What dvc.lock says of every stage that ran, by its name. Raises DataError if it cannot be read."""
+    lock = root / "dvc.lock"
+    if not lock.exists():
+        return {}
+    found = read_yaml(lock, "Take one side's with `git checkout`, or delete it: the next run writes it anew.").get("stages")
+    return found if isinstance(found, dict) else {}
+
+
+def read_yaml(path: Path, remedy: str) -> dict[str, Any]:
+    """A mapping that DVC reads too, with numbers as it reads them.
+
+    Args:
+        path: the file.
+        remedy: what to do if it cannot be read, in a sentence.
+
+    Raises:
+        DataError: it is none, for example because a merge left its marks in it.
+    """
+    try:
+        tree = YAML(typ="safe").load(path)
+    except (UnicodeDecodeError, YAMLError) as error:
+        raise DataError(f"{path} is no YAML: {first_line(error)}. {remedy}") from None
+    if not isinstance(tree, dict):
+        raise DataError(f"{path} is empty or no mapping. {remedy}")
+    return tree
 
 
 def _value(tree: Any, key: str) -> Any:

@@ -65,6 +65,25 @@ def test_a_green_gate_becomes_a_commit_that_changes_two_lines(
     assert len(git(deployment.clone, "worktree", "list").splitlines()) == 1
 
 
+def test_line_ends_of_windows_stay(end: End, promote: Promote, deployment: Deployment) -> None:
+    request, _ = end()
+    deployment.values.write_bytes(deployment.values.read_bytes().replace(b"\n", b"\r\n"))
+    git(deployment.clone, "commit", "-qam", "line ends")
+    assert promote() == 0
+    changed = git(deployment.clone, "diff", "--numstat", "main", f"promote/blue-{request.short_key}")
+    assert changed.split() == ["2", "2", "serving/values.yaml"]
+
+
+def test_values_that_are_no_utf8_are_told(
+    end: End, promote: Promote, deployment: Deployment, capsys: pytest.CaptureFixture[str]
+) -> None:
+    end()
+    deployment.values.write_bytes(b"# \xff\n" + deployment.values.read_bytes())
+    git(deployment.clone, "commit", "-qam", "bytes")
+    assert promote() == 2
+    assert "serving/values.yaml in " in (told := capsys.readouterr().err) and "is no UTF-8 (invalid start byte at byte 2)" in told
+
+
 def test_proposing_again_does_nothing_before_and_after_the_merge(
     end: End, promote: Promote, deployment: Deployment, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -228,3 +247,8 @@ def test_values_that_cannot_take_a_bundle_are_refused(change: tuple[str, str], m
     else:
         with pytest.raises(PhasorError, match=message):
             put_bundle(text, "v.yaml", None, "s3://phasor/next", "1" * 64)
+
+
+def test_values_that_cannot_be_changed_in_their_place_are_refused() -> None:
+    with pytest.raises(PhasorError, match="v.yaml: tracks.blue.bundle is written in a way that cannot be changed in its place"):
+        put_bundle("null\n", "v.yaml", "blue", "s3://phasor/next", "1" * 64)

@@ -199,20 +199,26 @@ def test_data_that_is_not_under_dvc_is_refused(project: Path, deployment: Deploy
         ("request.yaml", f"a{3:031x}", "f" * 32, "request.yaml is not what was rendered"),
         ("recipe.yaml", "search_steps: 2", "search_steps: 3", "recipe.yaml is not what was rendered"),
         ("pipeline.yaml", "phasor.local/phasor:dev", "elsewhere/phasor:dev", "pipeline.yaml is not what was rendered"),
+        ("pipeline.yaml", "deploymentSpec", "\udcff", "pipeline.yaml is no UTF-8"),
+        ("pipeline.yaml", "deploymentSpec:", "deploymentSpec: {", "pipeline.yaml is not what was rendered"),
+        ("pipeline.yaml", None, "", "pipeline.yaml is not what was rendered"),
+        ("pipeline.yaml", None, "deploymentSpec: {}\n", "pipeline.yaml is not what was rendered"),
         ("request.yaml", "schema_version: 1", "schema: 1", "is no request of this version"),
         ("request.yaml", "revisions:", "revisions: [", "is no request of this version"),
     ],
 )
 def test_a_request_that_was_changed_by_hand_is_refused(
-    name: str, old: str, new: str, message: str, render: Render, deployment: Deployment
+    name: str, old: str | None, new: str, message: str, render: Render, deployment: Deployment
 ) -> None:
     render()
     path = deployment.request / name
     text = path.read_text()
-    assert old in text
-    path.write_text(text.replace(old, new))
+    assert old is None or old in text
+    path.write_text(text.replace(old, new) if old else new, errors="surrogateescape")
     with pytest.raises(ArtifactError, match=message):
         Request.read(deployment.request)
+    render()
+    assert path.read_text() == text
 
 
 def test_a_request_that_is_not_whole_is_refused(render: Render, deployment: Deployment) -> None:

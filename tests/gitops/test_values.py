@@ -35,6 +35,8 @@ def expected(text: str, keys: list[str], value: str) -> Any:
         "tracks:\n    blue:\n        bundle:\n            location: 'old' # why\n            sha256: x\n",
         "tracks:\n  # the other one\n  green:\n    bundle: {}\nother:\n  - [{a: b}]\n",
         "tracks:\n  blue:\n    bundle:\n      sha256: \"old\"\n",
+        "tracks:\n  blue:\n    bundle:\n      location: >-\n        old\n        place\n\n      sha256: x\n",
+        "tracks:\n  blue:\n    bundle:\n      location: |\n        old", "other: 1\n# why\n...\n", "---\n",
     ],
 )  # fmt: skip
 def test_the_tree_changes_at_these_keys_and_nowhere_else(text: str, value: str) -> None:
@@ -43,6 +45,12 @@ def test_the_tree_changes_at_these_keys_and_nowhere_else(text: str, value: str) 
     assert yaml.safe_load(after) == expected(text, keys, value)
     assert put(after, keys, value) == after
     assert [part for part in ("# only a comment", "# none yet", "# why", "# the other one") if part in text and part not in after] == []
+
+
+@pytest.mark.parametrize("text", ["tracks:\r\n  blue:\r\n    replicas: 2\r\n", "other: 1\r\n"])
+def test_line_ends_stay_as_they_are(text: str) -> None:
+    after = put(text, ["tracks", "blue", "bundle", "location"], "s3://phasor/next")
+    assert after.count("\r\n") == after.count("\n") > text.count("\n")
 
 
 @pytest.mark.parametrize("path", [*CHART, ROOT / "charts" / "phasor" / "values.yaml"], ids=lambda path: path.stem)

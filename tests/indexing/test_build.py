@@ -1,7 +1,9 @@
 """Building and updating: every document once with its own vector, resumable, complete or absent."""
 
+import datetime as dt
 import json
 from collections.abc import Sequence
+from decimal import Decimal
 from pathlib import Path
 
 import numpy as np
@@ -70,12 +72,15 @@ def test_smaller_vectors(build: Build, bundle: Bundle, embedder: Embedder, tmp_p
 
 
 def test_parquet_and_folder_are_read_too(bundle: Bundle, embedder: Embedder, tmp_path: Path) -> None:
-    table = pa.Table.from_pylist([row | {"year": 1990 + i, "tags": ["a"]} for i, row in enumerate(world.rows())])
+    day, price = dt.datetime(2026, 11, 30, 9, 5), Decimal("1.50")
+    more = {"tags": ["a"], "raw": b"x", "day": day.date(), "at": day, "price": price, "sold": True}
+    table = pa.Table.from_pylist([row | more | {"year": 1990 + i} for i, row in enumerate(world.rows())])
     pq.write_table(table, tmp_path / "rows.parquet")
     build_index(bundle, tmp_path / "rows.parquet", tmp_path / "index", IndexConfig())
     check(bundle, tmp_path / "index", embedder, world.rows())
     index = opened(bundle, tmp_path / "index")
-    assert dict(index[5].metadata) == {"team": "red", "year": "1995"} and "tags" not in index.info.fields
+    shown = {"day": "2026-11-30", "at": "2026-11-30T09:05:00", "price": "1.50", "sold": "True"}
+    assert dict(index[5].metadata) == {"team": "red", "year": "1995"} | shown and not {"tags", "raw"} & set(index.info.fields)
 
     (tmp_path / "docs").mkdir()
     (tmp_path / "docs" / "a.md").write_text("# Gzip\nHow to read it.\n# Socket\nHow to open it.\n")
@@ -90,6 +95,8 @@ def test_parquet_and_folder_are_read_too(bundle: Bundle, embedder: Embedder, tmp
 
 
 @pytest.mark.parametrize(("change", "words", "kind"), [
+    ({"team": "\ud800"}, r"line 4: field 'team' holds half of a surrogate pair. Mend it, or", "metadata are no text"),
+    ({"\ud800": "red"}, r"line 4: field '\\ud800' holds half of a surrogate pair. Mend it, or", "metadata are no text"),
     ({"id": "d1"}, r"line 4: id 'd1' occurs more than once. Mend it, or set on_bad_row to skip", "repeated id"),
     ({"text": " ", "title": ""}, r"line 4: field 'text' is empty", "empty text"),
     ({"id": None}, r"line 4: field 'id' is missing", "no id"),

@@ -95,9 +95,15 @@ def put_bundle(text: str, name: str, track: str | None, location: str, sha256: s
             "track with --track, build an index for it, then switch `active`."
         )
     place, wanted = ("tracks", chosen, "bundle"), {"location": location, "sha256": sha256}
-    for key, value in wanted.items():
-        text = put(text, (*place, key), value)
-    if yaml.safe_load(text) != {**tree, "tracks": {**tracks, chosen: {**entry, "bundle": {**bundle, **wanted}}}}:
+    try:
+        for key, value in wanted.items():
+            text = put(text, (*place, key), value)
+        after = yaml.safe_load(text)
+    except yaml.YAMLError:
+        raise PhasorError(
+            f"{name}: tracks.{chosen}.bundle is written in a way that cannot be changed in its place. Write it in lines of its own."
+        ) from None
+    if after != {**tree, "tracks": {**tracks, chosen: {**entry, "bundle": {**bundle, **wanted}}}}:
         raise PhasorError(f"{name}: what stands for tracks.{chosen} stands for more, by an anchor (&) or a merge (<<). Write it out.")
     return chosen, text
 

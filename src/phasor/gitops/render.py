@@ -55,7 +55,7 @@ def render(
     texts = request.texts() | others | {_KUSTOMIZATION: _dump([kustomization(request, namespace, sorted(others))])}
     # The pipeline's version is named by its text, which has a header of its own.
     texts = {name: text if name == PIPELINE else _HEADER + text for name, text in texts.items()}
-    changed = [name for name, text in texts.items() if not (folder / name).is_file() or (folder / name).read_text(encoding="utf-8") != text]
+    changed = [name for name, text in texts.items() if not (folder / name).is_file() or (folder / name).read_bytes() != text.encode()]
     for name in changed:
         write_text(texts[name], folder / name)
     if _VERSION not in texts and (folder / _VERSION).exists():

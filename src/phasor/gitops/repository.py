@@ -36,9 +36,12 @@ class Repository:
         return _checked(self.root, *arguments)
 
     def content(self, revision: str, name: str) -> str | None:
-        """A file's text at a revision, or None if it is not there."""
-        result = _git(self.root, "show", f"{revision}:{name}")
-        return None if result.returncode else result.stdout
+        """A file's text at a revision, line ends as they are, or None if it is not there. Raises PhasorError if it is no UTF-8."""
+        result = _started(self.root, "show", f"{revision}:{name}")
+        try:
+            return None if result.returncode else result.stdout.decode()
+        except UnicodeDecodeError as error:
+            raise PhasorError(f"{name} in {self.root} is no UTF-8 ({error.reason} at byte {error.start}). Write it in UTF-8.") from None
 
     def branch(self, name: str) -> str | None:
         """What names a branch, here or as last seen on a remote; None if there is none."""
@@ -89,7 +92,7 @@ class Repository:
             self.run("worktree", "add", "--quiet", "--detach", str(tree), "HEAD")
             try:
                 for name, text in files.items():
-                    (tree / name).write_text(text, encoding="utf-8")
+                    (tree / name).write_text(text, encoding="utf-8", newline="")
                 _checked(tree, "commit", "--quiet", "--message", message, "--", *files)
                 commit = _checked(tree, "rev-parse", "HEAD").strip()
                 self.run("branch", branch, commit)
@@ -107,7 +110,13 @@ def _checked(folder: Path, *arguments: str) -> str:
 
 
 def _git(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    result = _started(folder, *arguments)
+    out, err = (told.decode(errors="replace") for told in (result.stdout, result.stderr))
+    return subprocess.CompletedProcess(result.args, result.returncode, out, err)
+
+
+def _started(folder: Path, *arguments: str) -> subprocess.CompletedProcess[bytes]:
     try:
-        return subprocess.run(["git", "-C", str(folder), *arguments], text=True, capture_output=True, check=False)
+        return subprocess.run(["git", "-C", str(folder), *arguments], capture_output=True, check=False)
     except FileNotFoundError:
         raise PhasorError("git is not installed here. Run this where the deployment repository is checked out.") from None

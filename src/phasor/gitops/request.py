@@ -121,7 +121,7 @@ class Request:
             raise ArtifactError(f"{folder / REQUEST} is no request of this version ({problem}). {_REMEDY}") from None
         recipe, revisions = parse_recipe(texts[RECIPE], origin=str(folder / RECIPE)), told.revisions
         for name, right in (
-            (RECIPE, revisions.recipe == digest_json(dump_recipe(recipe))), (PIPELINE, revisions.images == images_of(texts[PIPELINE])),
+            (RECIPE, revisions.recipe == digest_json(dump_recipe(recipe))), (PIPELINE, revisions.images == _images_read(texts[PIPELINE])),
             (REQUEST, told.key == revisions.key),
         ):  # fmt: skip
             if not right:
@@ -150,6 +150,14 @@ def images_of(pipeline: str) -> list[str]:
     return sorted({executor["container"]["image"] for executor in executors.values()})
 
 
+def _images_read(pipeline: str) -> list[str] | None:
+    """As `images_of`, but None if the text is not one that was rendered, for example because it was cut off."""
+    try:
+        return images_of(pipeline)
+    except (yaml.YAMLError, StopIteration, LookupError, AttributeError, TypeError):
+        return None
+
+
 def tagged(images: list[str]) -> list[str]:
     """Those of the images that are not named by digest."""
     return [image for image in images if "@sha256:" not in image]
@@ -160,6 +168,8 @@ def _read(path: Path) -> str:
         return path.read_text(encoding="utf-8")
     except OSError as error:
         raise ArtifactError(f"{path} cannot be read: {error.strerror}. {_REMEDY}") from None
+    except UnicodeDecodeError as error:
+        raise ArtifactError(f"{path} is no UTF-8 ({error.reason} at byte {error.start}). {_REMEDY}") from None
 
 
 _REMEDY = "Render the request with `phasor gitops render`."

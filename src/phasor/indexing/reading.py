@@ -1,7 +1,9 @@
 """Documents of a Parquet file, a JSON lines file or a folder, one after the other; all that stays in memory is a hash of each id."""
 
+import datetime as dt
 import hashlib
 from collections.abc import Iterator, Mapping
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,7 @@ from phasor.config.tasks import FolderSource
 from phasor.data.records import Passage
 from phasor.data.sources.folder import read_files
 from phasor.data.sources.jsonl import passage_of
-from phasor.data.sources.rows import RowCheck, RowError, json_rows
+from phasor.data.sources.rows import RowCheck, RowError, is_storable, json_rows
 from phasor.errors import DataError
 from phasor.indexing.documents import COLUMNS, Document
 
@@ -95,9 +97,18 @@ def _documents(source: Path, config: IndexConfig, check: RowCheck) -> Iterator[t
 
 def _document(row: Mapping[str, Any], path: Path) -> Document:
     passage: Passage = passage_of(row, path, id_field="id")
-    # Lists and objects are no values to filter by.
-    scalars = {name: value for name, value in row.items() if name not in COLUMNS and isinstance(value, str | int | float)}
-    return Document(passage, {name: str(value) for name, value in scalars.items()})
+    metadata = {name: shown for name, value in row.items() if name not in COLUMNS and (shown := _shown(value)) is not None}
+    for name, shown in metadata.items():
+        if not is_storable(name + shown):
+            raise RowError(f"field {name!r} holds half of a surrogate pair", "metadata are no text")
+    return Document(passage, metadata)
+
+
+def _shown(value: Any) -> str | None:
+    """A value to filter by, as text, dates as in ISO 8601; None for lists, objects and bytes, which are none."""
+    if isinstance(value, dt.date | dt.time):
+        return value.isoformat()
+    return str(value) if isinstance(value, str | int | float | Decimal) else None
 
 
 def _parquet_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:

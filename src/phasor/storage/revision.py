@@ -5,10 +5,8 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from phasor.dvc_adapter import own_files, run_dvc
-from phasor.errors import DataError, StorageError, first_line
+from phasor.dvc_adapter import own_files, read_yaml, recorded_stages, run_dvc
+from phasor.errors import DataError, StorageError
 from phasor.phases import jobs
 from phasor.recipe import Recipe
 from phasor.storage.dvc import folder_digest, object_name
@@ -51,7 +49,7 @@ def _tracked(path: str, root: Path) -> tuple[str, str]:
         note = root / f"{candidate}{_SUFFIX}"
         if not note.is_file():
             continue
-        outs = _read(note, f"Write it anew with `dvc add {candidate}`.").get("outs", [])
+        outs = read_yaml(note, f"Write it anew with `dvc add {candidate}`.").get("outs", [])
         if len(outs) == 1 and "md5" in outs[0]:
             return candidate.as_posix(), str(outs[0]["md5"])
         raise DataError(f"{note} names no single md5. Write it anew with `dvc add {candidate}`.")
@@ -111,22 +109,7 @@ def _digest_below(root: Path, digest: str, inner: Path) -> str | None:
 
 def _last_run(root: Path) -> dict[str, str]:
     """Path to digest of what the stages read last."""
-    lock = root / "dvc.lock"
-    if not lock.is_file():
-        return {}
-    stages = _read(lock, "Take one side's with `git checkout`, or delete it: the next run writes it anew.").get("stages", {})
-    return {dep["path"]: dep["md5"] for stage in stages.values() for dep in stage.get("deps", []) if "md5" in dep}
-
-
-def _read(path: Path, remedy: str) -> dict[str, Any]:
-    """A file of DVC's. Raises DataError if it is none, for example because a merge left its marks in it."""
-    try:
-        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (UnicodeDecodeError, yaml.YAMLError) as error:
-        raise DataError(f"{path} is no YAML: {first_line(error)}. {remedy}") from None
-    if not isinstance(tree, dict):
-        raise DataError(f"{path} is empty or no mapping. {remedy}")
-    return tree
+    return {dep["path"]: dep["md5"] for stage in recorded_stages(root).values() for dep in stage.get("deps", []) if "md5" in dep}
 
 
 def _changed(root: Path, revision: dict[str, str]) -> set[str]:
