@@ -248,7 +248,7 @@ def test_a_warm_up_model_of_other_settings_is_not_kept(repository: Path) -> None
     reproduce(load_recipe(params), repository, workers=2, keep_warmup=True)
     assert runs(repository) == []
     (repository / "dvc.lock").write_text("<<<<<<< ours\n=======\n>>>>>>> theirs\n")
-    with pytest.raises(PhasorError, match="dvc.lock is no YAML: .*git checkout"):
+    with pytest.raises(PhasorError, match="dvc.lock is .*git checkout"):
         reproduce(load_recipe(params), repository, workers=2, keep_warmup=True)
     (repository / "dvc.lock").unlink()
     with pytest.raises(PhasorError, match="warmup-embed was not made with the present seed, model.embed, warmup.embed"):
