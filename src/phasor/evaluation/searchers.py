@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 TopRanked = Mapping[str, list[str]]
 """Query id to candidate passage ids, best first."""
-_QUERIES_AT_ONCE = 25
+_QUERIES_AT_ONCE = 50
 """Queries of a reranker whose pairs are sorted by length together, so that little is padding."""
 
 
