@@ -99,6 +99,12 @@ def test_mean_pooling_ignores_padding(make_model: MakeModel, bert_tokenizer: Pre
         np.testing.assert_allclose(vector, F.normalize(hidden.mean(0), dim=-1).numpy(), atol=1e-5)
 
 
+def test_a_text_of_which_nothing_is_left_has_no_direction(make_model: MakeModel, tokenizer: PreTrainedTokenizerFast) -> None:
+    embedder = Embedder(make_model("qwen2"), tokenizer, CONFIG.model_copy(update={"pooling": "mean"}))
+    nothing, tin = embedder.encode_documents(["(?)", "tin"])
+    assert not nothing.any() and np.linalg.norm(tin) == pytest.approx(1)
+
+
 def test_what_stands_in_the_padding_does_not_matter(make_model: MakeModel, tokenizer: PreTrainedTokenizerFast) -> None:
     for pooling in ("last", "mean"):
         embedder = Embedder(make_model("qwen2"), tokenizer, CONFIG.model_copy(update={"pooling": pooling}))

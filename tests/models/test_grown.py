@@ -45,7 +45,7 @@ def judged() -> list[Judged]:
 
 @pytest.fixture(scope="module")
 def embedder() -> Embedder:
-    texts = [*sentences(BIRDS, 200, 5), *sentences(METALS, 200, 6), "Instruct: find it Query:"]
+    texts = [*sentences(BIRDS, 200, 5), *sentences(METALS, 200, 6), *["Instruct: find it Query: Relevant:"] * 60]
     return Embedder(*build(EMBEDDER, BACKBONE, "embed", texts, seed=0), EMBEDDER)
 
 

@@ -12,7 +12,8 @@ from phasor.models.tokens import plan_batches, plan_evenly
     (2900, 4608, 2),
     (4200, 4608, 4),
     (2900, 1000, 4),  # three would fit, but leave a thread without one
-    (16_000, 32_768, 8),
+    (16_000, 32_768, 4),
+    (20_000, 32_768, 8),
 ])
 def test_a_step_makes_a_pass_for_each_thread_unless_they_get_too_small(tokens: int, max_tokens: int, expected: int) -> None:
     assert passes_of(tokens, max_tokens) == expected

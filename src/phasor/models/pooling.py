@@ -31,4 +31,5 @@ def pool(hidden_NLD: Tensor, batch: TokenBatch, pooling: Pooling) -> Tensor:
     if pooling == "cls":
         return hidden_NLD[:, 0]
     mask_NL1 = batch.mask.unsqueeze(-1).to(hidden_NLD.dtype)
-    return (hidden_NLD * mask_NL1).sum(1) / mask_NL1.sum(1)
+    # A text of which the tokenizer leaves nothing has no mean; zeros, as sentence-transformers gives.
+    return (hidden_NLD * mask_NL1).sum(1) / mask_NL1.sum(1).clamp_min(1)
