@@ -51,7 +51,7 @@ def passages(task: str, count: int = 40) -> list[Passage]:
     found = []
     for i in range(count):
         topic = chance.sample(WORDS, 3)
-        text = f"The {topic[0]} of a {topic[1]} helps every {topic[2]}; see {topic[0]}_{topic[1]} number {i}."
+        text = f"Each {topic[0]} among our {topic[1]} helps every {topic[2]}; see {topic[0]}_{topic[1]} number {i}."
         found.append(Passage(f"{task}-{i}", text, title=f"{topic[0]} {topic[1]}", source=f"lib/{task}/{i}.py"))
     return found
 

@@ -16,7 +16,7 @@ from phasor.config.tasks import FolderSource
 from phasor.data.records import Passage
 from phasor.data.sources.folder import read_files
 from phasor.data.sources.jsonl import passage_of
-from phasor.data.sources.rows import RowCheck, RowError, is_storable, json_rows
+from phasor.data.sources.rows import RowCheck, RowError, json_rows, require_storable
 from phasor.errors import DataError
 from phasor.indexing.documents import COLUMNS, Document
 
@@ -99,8 +99,7 @@ def _document(row: Mapping[str, Any], path: Path) -> Document:
     passage: Passage = passage_of(row, path, id_field="id")
     metadata = {name: shown for name, value in row.items() if name not in COLUMNS and (shown := _shown(value)) is not None}
     for name, shown in metadata.items():
-        if not is_storable(name + shown):
-            raise RowError(f"field {name!r} holds half of a surrogate pair", "metadata are no text")
+        require_storable(name + shown, name, "metadata are no text")
     return Document(passage, metadata)
 
 

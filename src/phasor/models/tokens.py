@@ -171,6 +171,7 @@ def end_of_text_id(tokenizer: PreTrainedTokenizerFast) -> int:
 def special_affixes(tokenizer: PreTrainedTokenizerFast) -> Affixes:
     """What the tokenizer itself puts around one text, for example [CLS] and [SEP]."""
     backend: Any = tokenizer.backend_tokenizer
+    # A word that no tokenizer drops; `a` is none.
     bare, full = (backend.encode("yes", add_special_tokens=flag).ids for flag in (False, True))
     start = next(i for i in range(len(full)) if full[i : i + len(bare)] == bare)
     return Affixes(tuple(full[:start]), tuple(full[start + len(bare) :]))

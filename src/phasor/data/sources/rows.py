@@ -78,8 +78,7 @@ def string_field(row: dict[str, Any], name: str, *, required: bool = False) -> s
         return str(value)
     if not isinstance(value, str):
         raise RowError(f"field {name!r} must be text, got {_shown(value)}", f"{name} is no text")
-    if not is_storable(value):
-        raise RowError(f"field {name!r} holds half of a surrogate pair", f"{name} is no text")
+    require_storable(value, name, f"{name} is no text")
     if required and not value.strip():
         raise RowError(f"field {name!r} is empty", f"empty {name}")
     return value
@@ -126,6 +125,12 @@ def is_storable(text: str) -> bool:
     except UnicodeEncodeError:
         return False
     return True
+
+
+def require_storable(text: str, name: str, kind: str) -> None:
+    """Raises RowError of that kind if a field's text is not storable."""
+    if not is_storable(text):
+        raise RowError(f"field {name!r} holds half of a surrogate pair", kind)
 
 
 def _shown(value: object) -> str:
